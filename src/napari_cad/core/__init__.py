@@ -1,0 +1,1 @@
+"""The method on plain arrays: no Qt, no napari."""
