@@ -1,0 +1,94 @@
+"""Embeddings to affinities: the one map from cosine similarity to affinity in this package.
+
+Channels are ordered z, y, x for the offsets (−1, 0, 0), (0, −1, 0), (0, 0, −1); the value is
+stored at the later voxel; 1 means the two voxels belong to the same neuron.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+#: Neighbour vectors (dz, dy, dx) in voxels: channel i relates p to p + OFFSETS[i].
+OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+
+#: Levels of a stored affinity: exactly the bins of the published merge function's histogram.
+LEVELS = 256
+
+
+def pair_affinities(embedding_prev: Tensor, embedding: Tensor) -> Tensor:
+    """Affinities of one pair of sections.
+
+    The cosine similarity of two embeddings with its negative part cut off, as in the published
+    configuration ("trunc"): no temperature, no sigmoid. The in-section channels come from the
+    later section's embedding alone.
+
+    Parameters
+    ----------
+    embedding_prev, embedding : Tensor, shape (B, E, H, W), float
+        Of sections z − 1 and z *of the same pair*; need not be normalised.
+
+    Returns
+    -------
+    Tensor, shape (B, 3, H, W), float32 in [0, 1]
+        Channel 0 between the sections, channels 1 and 2 along y and x within section z. The first
+        row of channel 1 and the first column of channel 2, which have no neighbour, repeat the
+        third one (reflection); where there are fewer than three rows or columns, the last one,
+        and 1 where there is only one.
+    """
+    # float32 whatever the autocast type: 16 products summed in half precision would lose bins
+    prev = F.normalize(embedding_prev.float(), dim=1, eps=1e-12)
+    current = F.normalize(embedding.float(), dim=1, eps=1e-12)
+    z = (prev * current).sum(1)
+    y = _fill_first((current[:, :, 1:] * current[:, :, :-1]).sum(1), dim=1)
+    x = _fill_first((current[:, :, :, 1:] * current[:, :, :, :-1]).sum(1), dim=2)
+    return torch.stack([z, y, x], dim=1).clamp_(0.0, 1.0)
+
+
+def _fill_first(values: Tensor, dim: int) -> Tensor:
+    """Put the missing first row or column before `values` by reflection."""
+    n = values.shape[dim]
+    if n == 0:
+        shape = list(values.shape)
+        shape[dim] = 1
+        return values.new_ones(shape)
+    first = values.narrow(dim, min(1, n - 1), 1)
+    return torch.cat([first, values], dim=dim)
+
+
+def quantise(affinities: Tensor) -> Tensor:
+    """Affinities as they are stored.
+
+    Parameters
+    ----------
+    affinities : Tensor, any shape, float in [0, 1]
+
+    Returns
+    -------
+    Tensor, same shape, uint8
+        min(255, floor(256 a)): the histogram bin of the published merge function, so that
+        quantising takes nothing from it.
+    """
+    return (affinities * LEVELS).clamp_(0, LEVELS - 1).to(torch.uint8)
+
+
+def dequantise(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Affinities as they are read.
+
+    Parameters
+    ----------
+    stored : ndarray, any shape, uint8
+
+    Returns
+    -------
+    ndarray, same shape, float32 in (0, 1)
+        (q + 0.5) / 256, the middle of the bin.
+    """
+    return (stored.astype(np.float32) + np.float32(0.5)) / np.float32(LEVELS)
