@@ -42,10 +42,44 @@ def _halve(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2)
 
 
-def _double_and_join(skip: Tensor, x: Tensor) -> Tensor:
-    """Up-sample `x` to the size of `skip` and put it behind `skip` on the channel axis."""
-    x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+class TileWindow(NamedTuple):
+    """Where a tile lies in the whole (padded) section, in voxels; all multiples of 16.
+
+    Convolution and pooling do not care, but bilinear up-sampling with aligned corners samples at
+    positions that depend on the length of the whole axis: it drifts by half a voxel from one end
+    to the other. A tile computes what the whole section would only if it knows where it is.
+    """
+
+    y_start: int
+    x_start: int
+    section_height: int
+    section_width: int
+
+
+def _double_and_join(skip: Tensor, x: Tensor, stride: int, window: TileWindow | None) -> Tensor:
+    """Up-sample `x` to the size of `skip` and put it behind `skip` on the channel axis.
+
+    `stride` is how many voxels of the section one pixel of `x` stands for.
+    """
+    if window is None:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    else:
+        x = _double_axis(x, 2, window.y_start // stride, window.section_height // stride)
+        x = _double_axis(x, 3, window.x_start // stride, window.section_width // stride)
     return torch.cat([skip, x], dim=1)
+
+
+def _double_axis(x: Tensor, dim: int, start: int, full_length: int) -> Tensor:
+    """Up-sample one axis of a tile as if the whole axis of `full_length` were up-sampled."""
+    length = x.shape[dim]
+    step = (full_length - 1) / (2 * full_length - 1)
+    at = torch.arange(2 * start, 2 * (start + length), dtype=torch.float64) * step - start
+    at = at.clamp_(0, length - 1)  # only in the halo does a tile look beyond itself
+    low = at.floor().long()
+    weight = (at - low).to(x.dtype).view([-1 if d == dim else 1 for d in range(x.ndim)])
+    high = (low + 1).clamp_(max=length - 1)
+    low, high, weight = low.to(x.device), high.to(x.device), weight.to(x.device)
+    return torch.lerp(x.index_select(dim, low), x.index_select(dim, high), weight)
 
 
 class ShallowFeatures(NamedTuple):
@@ -68,10 +102,12 @@ class SectionDecoder(nn.Module):
         self.stage_full = DoubleConv(2 * width, _LAST_STAGE_CHANNELS)
         self.head = nn.Conv2d(_LAST_STAGE_CHANNELS, embedding_dim, 1)
 
-    def forward(self, joint: Tensor, skip: ShallowFeatures) -> Tensor:
+    def forward(
+        self, joint: Tensor, skip: ShallowFeatures, window: TileWindow | None = None
+    ) -> Tensor:
         """Decode the joint features (B, 2f, H/4, W/4) to an embedding (B, E, H, W)."""
-        x = self.stage_half(_double_and_join(skip.half, joint))
-        x = self.stage_full(_double_and_join(skip.full, x))
+        x = self.stage_half(_double_and_join(skip.half, joint, 4, window))
+        x = self.stage_full(_double_and_join(skip.full, x, 2, window))
         embedding: Tensor = self.head(x)
         return embedding
 
@@ -123,13 +159,20 @@ class StudentNetwork(nn.Module):
         full = self.encode_full(section)
         return ShallowFeatures(full, self.encode_half(_halve(full)))
 
-    def embed_pair(self, prev: ShallowFeatures, current: ShallowFeatures) -> tuple[Tensor, Tensor]:
+    def embed_pair(
+        self,
+        prev: ShallowFeatures,
+        current: ShallowFeatures,
+        window: TileWindow | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Embed both sections of a pair from their shallow features.
 
         Parameters
         ----------
         prev, current : ShallowFeatures
             Of section z − 1 and of section z.
+        window : TileWindow, optional
+            Where the features lie in the whole section, if they are those of a tile.
 
         Returns
         -------
@@ -140,9 +183,9 @@ class StudentNetwork(nn.Module):
         quarter = self.encode_quarter(_halve(half))
         eighth = self.encode_eighth(_halve(quarter))
         joint = self.encode_sixteenth(_halve(eighth))
-        joint = self.decode_eighth(_double_and_join(eighth, joint))
-        joint = self.decode_quarter(_double_and_join(quarter, joint))
-        return self.decoder_prev(joint, prev), self.decoder(joint, current)
+        joint = self.decode_eighth(_double_and_join(eighth, joint, 16, window))
+        joint = self.decode_quarter(_double_and_join(quarter, joint, 8, window))
+        return self.decoder_prev(joint, prev, window), self.decoder(joint, current, window)
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a pair of sections.
@@ -171,9 +214,7 @@ class StudentNetwork(nn.Module):
                 f"height and width must be multiples of {SIZE_MULTIPLE}, got "
                 f"{tuple(pair.shape[2:])}: pad the section first"
             )
-        return self.embed_pair(
-            self.encode_section(pair[:, :1]), self.encode_section(pair[:, 1:])
-        )
+        return self.embed_pair(self.encode_section(pair[:, :1]), self.encode_section(pair[:, 1:]))
 
 
 def fold_batch_norm(network: StudentNetwork) -> StudentNetwork:
@@ -199,8 +240,8 @@ def fold_batch_norm(network: StudentNetwork) -> StudentNetwork:
         if isinstance(module, DoubleConv):
             for conv_index in (0, 3):
                 conv, norm = module[conv_index], module[conv_index + 1]
-                assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
-                assert isinstance(norm, nn.BatchNorm2d)  # noqa: S101
+                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
                 module[conv_index] = fuse_conv_bn_eval(conv, norm)
                 module[conv_index + 1] = nn.Identity()
     return folded.requires_grad_(False)

@@ -1,0 +1,382 @@
+"""The student over a volume: section pairs in, stored affinities out, one section at a time.
+
+METHOD: section z is always predicted from the pair (z − 1, z), the first one from the pair with
+itself. Its in-section affinities and the affinity to section z − 1 come from that one pair;
+embeddings of different pairs never meet. Embeddings live on the device for the length of a step
+and are not kept.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+
+from napari_cad.core.affinity import LEVELS, pair_affinities, quantise
+from napari_cad.core.config import InferenceConfig
+from napari_cad.core.errors import ConfigError, DeviceMemoryError
+from napari_cad.core.network import (
+    ShallowFeatures,
+    StudentNetwork,
+    TileWindow,
+    fold_batch_norm,
+)
+from napari_cad.core.tiling import ALIGNMENT, Padding, Span, tile_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from napari_cad.core.intensity import IntensityMapping
+    from napari_cad.core.volume import EMVolume
+
+#: Peak memory of one pair in float32, bytes per voxel of a section and channel of width, measured
+#: on whole sections of 512² to 2048² (benchmarks/bench_memory.py); used to choose tile and batch.
+BYTES_PER_VOXEL_AND_CHANNEL = 48
+
+#: Share of the free memory that a step may plan with.
+_MEMORY_SHARE = 0.5
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class SectionAffinities:
+    """Affinities of one section.
+
+    Attributes
+    ----------
+    z : int
+        The section's index in the volume.
+    affinities : ndarray, shape (3, Y, X), uint8
+        Channels z, y, x; level q stands for (q + 0.5) / 256.
+    """
+
+    z: int
+    affinities: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in which arithmetic the network runs.
+
+    Attributes
+    ----------
+    name : str
+        As torch knows it: cuda, cuda:1, mps or cpu.
+    precision : str
+        float32, bfloat16 or float16; anything but float32 is autocast.
+    """
+
+    name: str
+    precision: str
+
+    @property
+    def kind(self) -> str:
+        """The name without its number."""
+        return self.name.partition(":")[0]
+
+    def autocast(self) -> Any:
+        """Context in which the network runs."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.kind, dtype=_DTYPES[self.precision])
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated there."""
+        if self.kind == "cuda":
+            return int(torch.cuda.mem_get_info(torch.device(self.name))[0])
+        return int(psutil.virtual_memory().available)
+
+
+def pick_device(device: str = "auto", precision: str = "auto") -> Device:
+    """Choose where to run: CUDA, then MPS, then the CPU.
+
+    Parameters
+    ----------
+    device : str
+        auto, cuda, cuda:N, mps or cpu.
+    precision : str
+        auto, float32, bfloat16 or float16. auto is half precision on CUDA (bfloat16 where the
+        hardware has it, float16 elsewhere) and float32 everywhere else.
+
+    Returns
+    -------
+    Device
+
+    Raises
+    ------
+    ConfigError
+        If this machine has no such device, or the device no such arithmetic.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            device = "cuda"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        n_gpus = torch.cuda.device_count()
+        if not number.isdigit() and number:
+            raise ConfigError(f"a GPU is named cuda or cuda:N, got {device!r}")
+        if int(number or 0) >= n_gpus:
+            raise ConfigError(
+                f"expected {device}, but torch finds {n_gpus} CUDA GPUs here: choose auto or cpu, "
+                "or install a torch with CUDA"
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("torch finds no Apple GPU (mps) here: choose auto or cpu")
+    if precision == "auto":
+        precision = "float32"
+        if kind == "cuda":
+            precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    elif precision != "float32" and kind == "cpu" and not _cpu_has(precision):
+        # measured: emulated bfloat16 is 17 times slower than float32
+        raise ConfigError(
+            f"this CPU has no native {precision}, which would be many times slower than float32: "
+            "choose auto or float32"
+        )
+    return Device(device, precision)
+
+
+def _cpu_has(precision: str) -> bool:
+    if precision != "bfloat16":
+        return False
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return "AMX" in capabilities or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How much goes through the network at once."""
+
+    batch: int
+    tile: int | None
+
+    def smaller(self, halo: int, longest: int) -> _Plan:
+        """Half the batch, or half the tile where the batch is 1.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the tile is as small as its halo allows.
+        """
+        if self.batch > 1:
+            return _Plan(self.batch // 2, self.tile)
+        half = min(self.tile or longest, longest) // 2 // ALIGNMENT * ALIGNMENT
+        if half < 2 * halo + ALIGNMENT:
+            raise DeviceMemoryError(
+                f"the device has too little memory for a tile of {self.tile or longest} voxels "
+                f"with a halo of {halo}: free some, choose the CPU, or set a smaller halo"
+            )
+        return _Plan(1, half)
+
+
+def _plan(config: InferenceConfig, device: Device, width: int, height: int, length: int) -> _Plan:
+    """Choose batch and tile so that a step stays within its share of the free memory."""
+    budget = _MEMORY_SHARE * device.free_memory()
+    per_voxel = BYTES_PER_VOXEL_AND_CHANNEL * width
+    if device.precision != "float32":
+        per_voxel //= 2
+    tile = config.tile
+    if tile is None and height * length * per_voxel > budget:
+        smallest = 2 * config.halo + ALIGNMENT
+        tile = max(smallest, int((budget / per_voxel) ** 0.5) // ALIGNMENT * ALIGNMENT)
+    batch = config.batch
+    if batch is None:
+        voxels = min(height, tile or height) * min(length, tile or length)
+        fitting = int(budget / (voxels * per_voxel))
+        batch = max(1, min(8, fitting)) if device.kind == "cuda" else 1
+    return _Plan(batch, tile)
+
+
+class AffinityPredictor:
+    """Runs one student on one device.
+
+    Parameters
+    ----------
+    network : StudentNetwork
+        Left as it is; a folded copy runs.
+    config : InferenceConfig
+
+    Attributes
+    ----------
+    device : Device
+        What "auto" came to.
+    """
+
+    def __init__(self, network: StudentNetwork, config: InferenceConfig | None = None) -> None:
+        self.config = config or InferenceConfig()
+        self.device = pick_device(self.config.device, self.config.precision)
+        folded = fold_batch_norm(network).to(self.device.name)
+        self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(
+        self,
+        volume: EMVolume,
+        intensity: IntensityMapping,
+        sections: Iterable[int] | None = None,
+    ) -> Iterator[SectionAffinities]:
+        """Predict the affinities of sections of a volume, in the order given.
+
+        Parameters
+        ----------
+        volume : EMVolume
+            Read one section at a time.
+        intensity : IntensityMapping
+            Resolved for this volume.
+        sections : iterable of int, optional
+            Which ones; all by default. Consecutive ones share the encoding of a section.
+
+        Yields
+        ------
+        SectionAffinities
+
+        Raises
+        ------
+        DeviceMemoryError
+            If even one small tile does not fit on the device.
+        """
+        wanted = list(range(volume.n_sections) if sections is None else sections)
+        step = _SectionStep(self, volume, intensity)
+        done = 0
+        while done < len(wanted):
+            batch = wanted[done : done + step.plan.batch]
+            try:
+                affinities = step.run(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not _ran_out_of_memory(error):
+                    raise
+                step.shrink()
+                continue
+            for z, one in zip(batch, affinities, strict=True):
+                yield SectionAffinities(z, one)
+            done += len(batch)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Tell a full memory from other failures: off CUDA torch only says so in words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+class _SectionStep:
+    """One batch of sections of one volume through the network; remembers the last encoding."""
+
+    def __init__(
+        self, predictor: AffinityPredictor, volume: EMVolume, intensity: IntensityMapping
+    ) -> None:
+        self.network = predictor.network
+        self.device = predictor.device
+        self.config = predictor.config
+        self.volume = volume
+        self.intensity = intensity
+        _, height, width = volume.shape
+        self.pad_y, self.pad_x = Padding.to_multiple(height), Padding.to_multiple(width)
+        self.padded = (
+            height + self.pad_y.before + self.pad_y.after,
+            width + self.pad_x.before + self.pad_x.after,
+        )
+        self.plan = _plan(self.config, self.device, self.network.width, *self.padded)
+        self._encoded: tuple[int, ShallowFeatures] | None = None
+
+    def shrink(self) -> None:
+        """After running out of memory: forget everything, plan with less."""
+        self._encoded = None
+        self.plan = self.plan.smaller(self.config.halo, max(self.padded))
+        if self.device.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def run(self, sections: list[int]) -> npt.NDArray[np.uint8]:
+        """Affinities of `sections`, shape (n, 3, Y, X), uint8."""
+        tile = self.plan.tile
+        rows = tile_spans(self.padded[0], tile, self.config.halo)
+        columns = tile_spans(self.padded[1], tile, self.config.halo)
+        with self.device.autocast():
+            if len(rows) == len(columns) == 1:
+                out = self._whole(sections)
+            else:
+                out = self._tiled(sections, rows, columns)
+        return self._crop(out)
+
+    def _whole(self, sections: list[int]) -> npt.NDArray[np.uint8]:
+        """Whole sections at once; the encoding of a section serves both of its pairs."""
+        features: dict[int, ShallowFeatures] = dict([self._encoded] if self._encoded else [])
+        needed = dict.fromkeys(p for z in sections for p in (max(z - 1, 0), z))
+        missing = [z for z in needed if z not in features]
+        # never more at once than the plan says: on a CPU, the result of a resumed run then has
+        # the same bits as that of one that was never stopped
+        for start in range(0, len(missing), self.plan.batch):
+            chunk = missing[start : start + self.plan.batch]
+            encoded = self.network.encode_section(self._load(chunk))
+            for i, z in enumerate(chunk):
+                features[z] = ShallowFeatures(encoded.full[i : i + 1], encoded.half[i : i + 1])
+        prev = _stack([features[max(z - 1, 0)] for z in sections])
+        current = _stack([features[z] for z in sections])
+        out = quantise(pair_affinities(*self.network.embed_pair(prev, current)))
+        self._encoded = sections[-1], features[sections[-1]]
+        return out.cpu().numpy()
+
+    def _tiled(
+        self, sections: list[int], rows: list[Span], columns: list[Span]
+    ) -> npt.NDArray[np.uint8]:
+        """Tile by tile; the encodings are made anew, since they would fill the memory."""
+        out = np.empty((len(sections), 3, *self.padded), np.uint8)
+        needed = list(dict.fromkeys(p for z in sections for p in (max(z - 1, 0), z)))
+        image = self._load(needed, on_device=False)
+        prev_index = [needed.index(max(z - 1, 0)) for z in sections]
+        index = [needed.index(z) for z in sections]
+        for row in rows:
+            for column in columns:
+                tile = image[:, :, row.read, column.read].to(
+                    self.device.name, memory_format=torch.channels_last
+                )
+                window = TileWindow(row.read_start, column.read_start, *self.padded)
+                features = self.network.encode_section(tile)
+                prev = ShallowFeatures(features.full[prev_index], features.half[prev_index])
+                current = ShallowFeatures(features.full[index], features.half[index])
+                made = quantise(pair_affinities(*self.network.embed_pair(prev, current, window)))
+                kept = made[:, :, row.keep_in_read, column.keep_in_read]
+                out[:, :, row.keep, column.keep] = kept.cpu().numpy()
+        return out
+
+    def _load(self, sections: list[int], *, on_device: bool = True) -> torch.Tensor:
+        """Read, map and pad sections: (n, 1, H, W) float32 in [0, 1]."""
+        pads = (
+            (self.pad_y.before, self.pad_y.after),
+            (self.pad_x.before, self.pad_x.after),
+        )
+        # numpy's reflection goes on beyond one length and repeats a single row or column
+        mapped = [self.intensity(self.volume.section(z), z=z) for z in sections]
+        padded = np.stack([np.pad(section, pads, mode="reflect") for section in mapped])
+        batch = torch.from_numpy(padded[:, None])
+        if on_device:
+            return batch.to(self.device.name, memory_format=torch.channels_last)
+        return batch
+
+    def _crop(self, out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Take the padding off, and fill the first row and column of what is left.
+
+        They hold affinities to the padding; the published fill is by reflection.
+        """
+        _, height, width = self.volume.shape
+        y, x = self.pad_y.before, self.pad_x.before
+        kept = np.ascontiguousarray(out[:, :, y : y + height, x : x + width])
+        kept[:, 1, 0, :] = kept[:, 1, min(2, height - 1), :] if height > 1 else LEVELS - 1
+        kept[:, 2, :, 0] = kept[:, 2, :, min(2, width - 1)] if width > 1 else LEVELS - 1
+        return kept
+
+
+def _stack(features: list[ShallowFeatures]) -> ShallowFeatures:
+    if len(features) == 1:
+        return features[0]
+    return ShallowFeatures(
+        torch.cat([f.full for f in features]), torch.cat([f.half for f in features])
+    )

@@ -1,0 +1,104 @@
+"""Cutting a section into tiles: integer geometry only, no arrays.
+
+The network pools four times by two, so a tile computes exactly what the whole section would only
+if it starts at a multiple of 16; and a voxel's embedding depends on the 137 voxels around it at
+most (`RECEPTIVE_RADIUS`), so a halo of at least that makes every kept voxel see the same image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_cad.core.errors import ConfigError
+
+#: Tiles start and end at multiples of this (the network's four poolings).
+ALIGNMENT = 16
+
+#: How far an embedding can look, in voxels: convolutions 2·(1+2+4+8+16) down and 2·(8+4+2+1) up,
+#: bilinear up-sampling 16+8+4+2, and up to 15 for the position within a pooled cell.
+RECEPTIVE_RADIUS = 137
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How many rows or columns to add on either side of an axis."""
+
+    before: int
+    after: int
+
+    @classmethod
+    def to_multiple(cls, size: int, multiple: int = ALIGNMENT) -> Padding:
+        """Pad `size` to the next multiple, shared between both sides (1250 → 7 + 1250 + 7)."""
+        missing = -size % multiple
+        return cls(missing // 2, missing - missing // 2)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a tile, half-open, in voxels of the padded section.
+
+    ::
+
+        0 ... read_start ....... keep_start ======= keep_stop ....... read_stop ... size
+                     └── halo ──┘                            └─ halo ─┘
+    """
+
+    read_start: int
+    read_stop: int
+    keep_start: int
+    keep_stop: int
+
+    @property
+    def read(self) -> slice:
+        """What the network sees."""
+        return slice(self.read_start, self.read_stop)
+
+    @property
+    def keep(self) -> slice:
+        """What is kept, in voxels of the padded section."""
+        return slice(self.keep_start, self.keep_stop)
+
+    @property
+    def keep_in_read(self) -> slice:
+        """What is kept, in voxels of the tile."""
+        return slice(self.keep_start - self.read_start, self.keep_stop - self.read_start)
+
+
+def tile_spans(size: int, tile: int | None, halo: int) -> list[Span]:
+    """Cut one axis into spans whose kept parts partition it.
+
+    Parameters
+    ----------
+    size : int
+        Length of the padded axis, a multiple of 16.
+    tile : int or None
+        Longest span to read, halo included; None for the whole axis in one go.
+    halo : int
+        Discarded margin on each side that is not the section's border; a multiple of 16.
+
+    Returns
+    -------
+    list of Span
+        In order; each starts and ends at multiples of 16.
+
+    Raises
+    ------
+    ConfigError
+        If `size` or `halo` is no multiple of 16, or `tile` leaves nothing inside its halo.
+    """
+    if size % ALIGNMENT or halo % ALIGNMENT or halo < 0:
+        raise ConfigError(
+            f"axis length and halo must be multiples of {ALIGNMENT}, got {size} and {halo}"
+        )
+    if tile is None or tile >= size:
+        return [Span(0, size, 0, size)]
+    core = (tile - 2 * halo) // ALIGNMENT * ALIGNMENT
+    if core <= 0:
+        raise ConfigError(
+            f"a tile of {tile} voxels leaves nothing inside a halo of {halo} on each side: "
+            f"use a tile of at least {2 * halo + ALIGNMENT}"
+        )
+    return [
+        Span(max(0, start - halo), min(size, start + core + halo), start, min(size, start + core))
+        for start in range(0, size, core)
+    ]
