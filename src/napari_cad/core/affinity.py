@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_cad.core.errors import ShapeError
+
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
@@ -42,7 +44,17 @@ def pair_affinities(embedding_prev: Tensor, embedding: Tensor) -> Tensor:
         row of channel 1 and the first column of channel 2, which have no neighbour, repeat the
         third one (reflection); where there are fewer than three rows or columns, the last one,
         and 1 where there is only one.
+
+    Raises
+    ------
+    ShapeError
+        If the two are not of one shape (B, E, H, W): torch would stretch the smaller one.
     """
+    if embedding_prev.ndim != 4 or embedding_prev.shape != embedding.shape:
+        raise ShapeError(
+            "the embeddings of a pair have one shape (batch, channels, height, width), got "
+            f"{tuple(embedding_prev.shape)} and {tuple(embedding.shape)}"
+        )
     # float32 whatever the autocast type: 16 products summed in half precision would lose bins
     prev = F.normalize(embedding_prev.float(), dim=1, eps=1e-12)
     current = F.normalize(embedding.float(), dim=1, eps=1e-12)
@@ -69,6 +81,7 @@ def quantise(affinities: Tensor) -> Tensor:
     Parameters
     ----------
     affinities : Tensor, any shape, float in [0, 1]
+        As `pair_affinities` makes them.
 
     Returns
     -------
@@ -85,6 +98,7 @@ def dequantise(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     Parameters
     ----------
     stored : ndarray, any shape, uint8
+        As `quantise` made them.
 
     Returns
     -------

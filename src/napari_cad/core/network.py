@@ -10,6 +10,7 @@ Written from the published description; the parameter names are ours. `published
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -231,11 +232,10 @@ def fold_batch_norm(network: StudentNetwork) -> StudentNetwork:
     Returns
     -------
     StudentNetwork
-        In evaluation mode; it can neither be trained nor saved as a checkpoint.
+        On the same device, in evaluation mode; it can neither be trained nor saved as a
+        checkpoint.
     """
-    folded = StudentNetwork(network.width, network.embedding_dim)
-    folded.load_state_dict(network.state_dict())
-    folded.eval()
+    folded = copy.deepcopy(network).eval()
     for module in list(folded.modules()):
         if isinstance(module, DoubleConv):
             for conv_index in (0, 3):
