@@ -1,0 +1,511 @@
+"""The store: one zarr group per run, written section by section, so that a run can be resumed.
+
+::
+
+    RUN.zarr/                  attribute "napari_cad": format, signature, config, volume, ...
+    ├─ affinities/0            (3, Z, Y, X) uint8, chunks (3, 1, 512, 512); an OME-Zarr image
+    ├─ fragments/0             (Z, Y, X) uint32, unique over the volume, 0 = background; the same
+    ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
+    ├─ edges/Z                 (n, 8) float64: edges inside section Z and to section Z − 1
+    ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
+    └─ agglomeration/FUNCTION/ merge history (a, b, score) and the join score of every edge
+
+A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
+marked is whole. This module is the only one that knows the layout.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.errors import ContainsArrayError, GroupNotFoundError
+
+from napari_cad.core.agglomeration import MergeHistory, MergeTree, join_scores
+from napari_cad.core.config import SegmentationConfig
+from napari_cad.core.errors import StoreError, StoreMismatchError
+from napari_cad.core.region_graph import FRAGMENT_COLUMNS, EdgeTable, RegionGraph
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+    from napari_cad.core.volume import EMVolume
+
+#: Version of the layout; raised when an older package could not read the store rightly.
+FORMAT = 1
+
+#: Attribute of the group that makes it a store.
+ATTRIBUTE = "napari_cad"
+
+Stage = Literal["affinities", "fragments", "edges"]
+STAGES: tuple[Stage, ...] = ("affinities", "fragments", "edges")
+
+_CHUNK = 512
+_NOT_DONE = -1
+_AFFINITY_CODEC = BloscCodec(typesize=1, cname="zstd", clevel=3, shuffle="bitshuffle")
+_FRAGMENT_CODEC = BloscCodec(typesize=4, cname="zstd", clevel=3, shuffle="shuffle")
+_TABLE_CODEC = BloscCodec(typesize=8, cname="zstd", clevel=3, shuffle="shuffle")
+
+
+def run_signature(
+    volume: EMVolume, checkpoint_sha256: str, config: SegmentationConfig, precision: str
+) -> dict[str, Any]:
+    """Everything that decides the voxels of a run; two runs with one signature may share a store.
+
+    The threshold and the merge function are not in it: they can be changed afterwards. Tile and
+    batch are not either: they change the result by rounding at most.
+
+    Parameters
+    ----------
+    volume : EMVolume
+        A few of its sections are read.
+    checkpoint_sha256 : str
+        Of the checkpoint's file.
+    config : SegmentationConfig
+        With a resolved intensity mapping.
+    precision : str
+        Arithmetic of the network: float32, bfloat16 or float16.
+
+    Returns
+    -------
+    dict
+        Plain values that `json` can write.
+    """
+    return {
+        "volume": volume.signature(),
+        "checkpoint": checkpoint_sha256,
+        "intensity": config.intensity.to_json(),
+        "precision": precision,
+        "fragments": config.fragments.to_json(),
+    }
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether `path` is the folder of a store; reads its metadata only."""
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        return False
+    try:
+        return ATTRIBUTE in zarr.open_group(path, mode="r").attrs
+    except (GroupNotFoundError, ContainsArrayError, ValueError):
+        return False
+
+
+class SegmentationStore:
+    """A run on disk. Make one with `create` or `open`.
+
+    Attributes
+    ----------
+    path : Path
+    settings : dict
+        The attributes as they stand in the file: format, signature, config, volume, checkpoint.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self._group = group
+        self.settings: dict[str, Any] = cast("dict[str, Any]", group.attrs[ATTRIBUTE])
+
+    # ---------------------------------------------------------------- making and opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        volume: EMVolume,
+        checkpoint: CheckpointMetadata,
+        config: SegmentationConfig,
+        signature: dict[str, Any],
+        overwrite: bool = False,
+    ) -> Self:
+        """Make an empty store.
+
+        Parameters
+        ----------
+        path : path
+            A folder that does not exist yet; by custom it ends in .zarr.
+        volume : EMVolume
+            Gives shape, voxel size, origin and name; none of it is copied.
+        checkpoint : CheckpointMetadata
+            Kept for the record.
+        config : SegmentationConfig
+            With a resolved intensity mapping.
+        signature : dict
+            From `run_signature`.
+        overwrite : bool
+            Remove a store that is there. Anything that is no store is never removed.
+
+        Raises
+        ------
+        StoreError
+            If something is in the way, or the folder cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not is_store(path):
+                raise StoreError(f"expected a free place for the store, but {path} is in the way")
+            if not overwrite:
+                raise StoreError(f"{path} is a store already: open it, or allow to overwrite it")
+            shutil.rmtree(path)
+        group = zarr.open_group(path, mode="a", zarr_format=3)
+        n_sections, height, width = volume.shape
+        chunk = (min(_CHUNK, height), min(_CHUNK, width))
+        _image_group(group, "affinities", volume, channels=True).create_array(
+            "0",
+            shape=(3, n_sections, height, width),
+            chunks=(3, 1, *chunk),
+            dtype="uint8",
+            compressors=_AFFINITY_CODEC,
+            dimension_names=("c", "z", "y", "x"),
+        )
+        _image_group(group, "fragments", volume, channels=False).create_array(
+            "0",
+            shape=(n_sections, height, width),
+            chunks=(1, *chunk),
+            dtype="uint32",
+            compressors=_FRAGMENT_CODEC,
+            dimension_names=("z", "y", "x"),
+        )
+        marks = group.create_group("marks")
+        for stage in STAGES:
+            marks.create_array(
+                stage,
+                shape=(n_sections,),
+                chunks=(1,),
+                dtype="int64",
+                fill_value=_NOT_DONE,
+                compressors=None,
+            )
+        for name in ("edges", "fragment_table", "agglomeration"):
+            group.create_group(name)
+        # last, so that a store that was cut short while it was made is not taken for one
+        group.attrs[ATTRIBUTE] = {
+            "format": FORMAT,
+            "signature": signature,
+            "config": config.to_json(),
+            "volume": {
+                "name": volume.name,
+                "shape": list(volume.shape),
+                "dtype": volume.dtype.name,
+                "voxel_size": None if volume.voxel_size is None else list(volume.voxel_size),
+                "origin": list(volume.origin),
+                "source": None if volume.source is None else volume.source.to_json(),
+            },
+            "checkpoint": checkpoint.to_json(),
+        }
+        return cls(path, group)
+
+    @classmethod
+    def open(cls, path: str | Path, mode: Literal["r", "a"] = "r") -> Self:
+        """Open a store that exists.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or a newer version of the package made it.
+        """
+        path = Path(path)
+        if not is_store(path):
+            raise StoreError(
+                f"expected a napari-cad store (a folder that a run has made), got {path}"
+                f"{'' if path.exists() else ', which does not exist'}"
+            )
+        store = cls(path, zarr.open_group(path, mode="r" if mode == "r" else "r+"))
+        if store.settings["format"] > FORMAT:
+            raise StoreError(
+                f"{path} has store format {store.settings['format']}, this napari-cad reads up to "
+                f"{FORMAT}: install a newer one"
+            )
+        return store
+
+    def check_signature(self, signature: dict[str, Any]) -> None:
+        """Refuse to go on with another volume, checkpoint or setting.
+
+        Where the volume's file lies does not matter, only what is in it.
+
+        Raises
+        ------
+        StoreMismatchError
+            Naming each difference with both values.
+        """
+        ours, theirs = _flat(self.settings["signature"]), _flat(signature)
+        differing = [
+            f"{key}: the store has {ours.get(key)!r}, this run {theirs.get(key)!r}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if key not in ("volume.path", "volume.dataset") and ours.get(key) != theirs.get(key)
+        ]
+        if differing:
+            raise StoreMismatchError(
+                f"{self.path} was made from another volume, checkpoint or setting "
+                f"({'; '.join(differing)}): choose another place, or overwrite it"
+            )
+
+    # ---------------------------------------------------------------- what it is about
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X) in voxels."""
+        return cast("tuple[int, int, int]", tuple(self.settings["volume"]["shape"]))
+
+    @property
+    def n_sections(self) -> int:
+        """Z."""
+        return self.shape[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the volume."""
+        return cast("str", self.settings["volume"]["name"])
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float] | None:
+        """(z, y, x) in nm; None = not known."""
+        size = self.settings["volume"]["voxel_size"]
+        return None if size is None else (size[0], size[1], size[2])
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """(z, y, x) in nm of the first voxel."""
+        z, y, x = self.settings["volume"]["origin"]
+        return z, y, x
+
+    @property
+    def config(self) -> SegmentationConfig:
+        """The settings of the run, with the intensity mapping as it was resolved."""
+        return SegmentationConfig.from_json(self.settings["config"])
+
+    @property
+    def merge_function(self) -> str:
+        """The merge function last chosen."""
+        return cast("str", self.settings["config"]["agglomeration"]["merge_function"])
+
+    @property
+    def threshold(self) -> float:
+        """The agglomeration threshold last chosen."""
+        return cast("float", self.settings["config"]["agglomeration"]["threshold"])
+
+    def choose_agglomeration(self, merge_function: str, threshold: float) -> None:
+        """Remember which merge function and threshold to show."""
+        settings = dict(self.settings)
+        settings["config"] = {
+            **settings["config"],
+            "agglomeration": {"merge_function": merge_function, "threshold": threshold},
+        }
+        self._group.attrs[ATTRIBUTE] = settings
+        self.settings = settings
+
+    # ---------------------------------------------------------------- sections
+
+    @cached_property
+    def affinities(self) -> zarr.Array[Any]:
+        """Array (3, Z, Y, X) uint8, channels z, y, x; level q stands for (q + 0.5) / 256."""
+        return self._array("affinities/0")
+
+    @cached_property
+    def fragments(self) -> zarr.Array[Any]:
+        """Array (Z, Y, X) uint32, ids unique over the volume, 0 where not yet made."""
+        return self._array("fragments/0")
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        return cast("zarr.Array[Any]", self._group[name])
+
+    def counts(self, stage: Stage) -> npt.NDArray[np.int64]:
+        """How many things a stage made of each section, shape (Z,); −1 where it is not done."""
+        return cast("npt.NDArray[np.int64]", self._array(f"marks/{stage}")[:])
+
+    def sections_done(self, stage: Stage) -> npt.NDArray[np.bool_]:
+        """Which sections a stage has finished, shape (Z,), bool."""
+        return self.counts(stage) != _NOT_DONE
+
+    def is_done(self, stage: Stage, z: int) -> bool:
+        """Whether a stage has finished section `z`."""
+        return int(cast("Any", self._array(f"marks/{stage}")[z])) != _NOT_DONE
+
+    def _mark(self, stage: Stage, z: int, count: int) -> None:
+        self._array(f"marks/{stage}")[z] = count
+
+    def write_affinities(self, z: int, affinities: npt.NDArray[np.uint8]) -> None:
+        """Write and mark the affinities of a section, shape (3, Y, X), uint8."""
+        self.affinities[:, z] = affinities
+        self._mark("affinities", z, 1)
+
+    def read_affinities(self, z: int) -> npt.NDArray[np.uint8]:
+        """Affinities of a section, shape (3, Y, X), uint8."""
+        return cast("npt.NDArray[np.uint8]", self.affinities[:, z])
+
+    def write_fragments(self, z: int, fragments: npt.NDArray[np.uint32], count: int) -> None:
+        """Write and mark the fragments of a section, shape (Y, X), with volume-unique ids."""
+        self.fragments[z] = fragments
+        self._mark("fragments", z, count)
+
+    def read_fragments(self, z: int) -> npt.NDArray[np.uint32]:
+        """Fragments of a section, shape (Y, X), uint32."""
+        return cast("npt.NDArray[np.uint32]", self.fragments[z])
+
+    def write_edges(
+        self, z: int, edges: EdgeTable, fragment_table: npt.NDArray[np.float64]
+    ) -> None:
+        """Write and mark the edges that belong to section `z`, and the table of its fragments."""
+        self._write_table(f"edges/{z}", edges.to_array())
+        self._write_table(f"fragment_table/{z}", fragment_table)
+        self._mark("edges", z, len(edges))
+
+    def _write_table(self, name: str, table: npt.NDArray[Any]) -> None:
+        self._group.create_array(
+            name, data=table, chunks=_table_chunks(table), compressors=_TABLE_CODEC, overwrite=True
+        )
+
+    def read_edges(self, z: int) -> EdgeTable:
+        """Edges inside section `z` and between it and section z − 1."""
+        return EdgeTable.from_array(cast("Any", self._array(f"edges/{z}")[:]))
+
+    def fragment_table(self) -> npt.NDArray[np.float64]:
+        """Size, bounding box and centroid of every fragment.
+
+        Returns
+        -------
+        ndarray, shape (n_fragments, 11), float64
+            Columns as in `napari_cad.core.region_graph.FRAGMENT_COLUMNS`; row i is fragment i + 1.
+
+        Raises
+        ------
+        StoreError
+            If the run has not got that far.
+        """
+        self._require("edges")
+        tables: list[Any] = [self._array(f"fragment_table/{z}")[:] for z in range(self.n_sections)]
+        return np.concatenate([np.zeros((0, len(FRAGMENT_COLUMNS))), *tables])
+
+    @property
+    def fragment_offsets(self) -> npt.NDArray[np.int64]:
+        """Shape (Z + 1,): fragments of section z have the ids offsets[z] + 1 … offsets[z + 1].
+
+        Sections that are not done count as empty.
+        """
+        counts = np.maximum(self.counts("fragments"), 0)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+    @property
+    def n_fragments(self) -> int:
+        """Number of fragments so far, which is also the highest id."""
+        return int(self.fragment_offsets[-1])
+
+    def region_graph(self) -> RegionGraph:
+        """Read the region graph of the whole volume.
+
+        Raises
+        ------
+        StoreError
+            If the run has not got that far.
+        """
+        self._require("edges")
+        tables = [self.read_edges(z) for z in range(self.n_sections)]
+        return RegionGraph.concatenate(tables, n_fragments=self.n_fragments)
+
+    def _require(self, stage: Stage) -> None:
+        missing = int((~self.sections_done(stage)).sum())
+        if missing:
+            raise StoreError(
+                f"{self.path} is not finished: {missing} of {self.n_sections} sections have no "
+                f"{stage} yet; run the same segmentation again and it goes on where it stopped"
+            )
+
+    # ---------------------------------------------------------------- agglomeration
+
+    def has_agglomeration(self, merge_function: str) -> bool:
+        """Whether the merge history of this merge function is there, whole."""
+        group = self._group.get(f"agglomeration/{merge_function}")
+        return group is not None and "join_score" in cast("zarr.Group", group)
+
+    def write_agglomeration(
+        self, merge_function: str, history: MergeHistory, graph: RegionGraph
+    ) -> None:
+        """Write a merge history and the join scores that follow from it."""
+        base = f"agglomeration/{merge_function}"
+        self._group.create_group(base, overwrite=True)
+        # the join scores come last: their being there says that all is
+        for name, column in (
+            ("a", history.a),
+            ("b", history.b),
+            ("score", history.score),
+            ("join_score", join_scores(graph, history)),
+        ):
+            self._write_table(f"{base}/{name}", column)
+
+    def _agglomeration_column(self, name: str, merge_function: str | None) -> npt.NDArray[Any]:
+        merge_function = merge_function or self.merge_function
+        if not self.has_agglomeration(merge_function):
+            raise StoreError(
+                f"{self.path} has no agglomeration by {merge_function} yet: run it first"
+            )
+        return cast("Any", self._array(f"agglomeration/{merge_function}/{name}")[:])
+
+    def merge_history(self, merge_function: str | None = None) -> MergeHistory:
+        """Merge history of a merge function (by default the one last chosen)."""
+        return MergeHistory(
+            *(self._agglomeration_column(name, merge_function) for name in ("a", "b", "score"))
+        )
+
+    def join_scores(self, merge_function: str | None = None) -> npt.NDArray[np.float32]:
+        """Join score of every edge of the region graph, in its order, float32; inf = never."""
+        return self._agglomeration_column("join_score", merge_function)
+
+    def merge_tree(self, merge_function: str | None = None) -> MergeTree:
+        """Make the merge tree, from which the LUT at any threshold follows."""
+        return MergeTree.from_history(self.n_fragments, self.merge_history(merge_function))
+
+    def lut(self, threshold: float | None = None) -> npt.NDArray[np.uint32]:
+        """Fragment → segment at a threshold (by default the one last chosen).
+
+        Returns
+        -------
+        ndarray, shape (n_fragments + 1,), uint32
+            lut[0] = 0; the id of a segment is the smallest of its fragments' ids.
+        """
+        return self.merge_tree().lut(self.threshold if threshold is None else threshold)
+
+
+def _table_chunks(table: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Chunks of about a million rows; zarr wants at least one row, also of an empty table."""
+    return (max(1, min(len(table), 1 << 20)), *table.shape[1:])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: bool) -> zarr.Group:
+    """Make a group with the metadata of an OME-Zarr 0.5 image, so that other viewers open it."""
+    space: dict[str, Any] = {"type": "space"}
+    if volume.voxel_size is not None:
+        space["unit"] = "nanometer"
+    axes = [{"name": axis, **space} for axis in "zyx"]
+    scale = list(volume.voxel_size or (1.0, 1.0, 1.0))
+    origin = list(volume.origin)
+    if channels:
+        axes = [{"name": "c", "type": "channel"}, *axes]
+        scale, origin = [1.0, *scale], [0.0, *origin]
+    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(origin):
+        transforms.append({"type": "translation", "translation": origin})
+    multiscales = {
+        "name": name,
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
+    }
+    group = parent.create_group(name)
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscales]}
+    return group
