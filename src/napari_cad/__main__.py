@@ -1,0 +1,10 @@
+"""Let ``python -m napari_cad`` do what the command ``napari-cad`` does."""
+
+from __future__ import annotations
+
+import sys
+
+from napari_cad.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
