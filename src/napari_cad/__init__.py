@@ -1,3 +1,17 @@
-"""Cross-dimension affinity distillation for 3D EM neuron segmentation, as a napari plugin."""
+"""Cross-dimension affinity distillation for 3D EM neuron segmentation, as a napari plugin.
+
+`napari_cad.segment` and `napari_cad.open_volume` are imported when they are first used, so that
+`import napari_cad` costs nothing.
+"""
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "open_volume", "segment"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("open_volume", "segment"):
+        from napari_cad import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,154 @@
+"""A segmentation from plain values: what the command line, the viewer and Python all call.
+
+It fills in what the person left open: the intensity mapping, merge function and threshold that the
+checkpoint recommends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_cad.core.config import (
+    AgglomerationConfig,
+    FragmentConfig,
+    InferenceConfig,
+    SegmentationConfig,
+)
+from napari_cad.core.events import Warned
+from napari_cad.core.volume import VolumeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+    from napari_cad.core.events import Event
+    from napari_cad.core.intensity import IntensityMapping
+    from napari_cad.core.volume import EMVolume
+
+#: How far voxel sizes may differ before a warning, as a ratio.
+_VOXEL_SIZE_RATIO = 1.5
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """What a person chooses; None leaves it to the checkpoint.
+
+    Attributes
+    ----------
+    intensity : IntensityMapping, optional
+        By default the checkpoint's; for data that is not uint8 its limits become percentiles.
+    merge_function : str, optional
+    threshold : float, optional
+        Edge score in [0, 1].
+    inference : InferenceConfig
+    fragments : FragmentConfig
+    workers : int, optional
+        See `SegmentationConfig`.
+    """
+
+    intensity: IntensityMapping | None = None
+    merge_function: str | None = None
+    threshold: float | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    fragments: FragmentConfig = field(default_factory=FragmentConfig)
+    workers: int | None = None
+
+    def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
+        """Fill in what was left open.
+
+        Raises
+        ------
+        ConfigError
+            If a value is not allowed.
+        """
+        return SegmentationConfig(
+            intensity=self.intensity or default_intensity(volume, checkpoint),
+            inference=self.inference,
+            fragments=self.fragments,
+            agglomeration=AgglomerationConfig(
+                checkpoint.merge_function if self.merge_function is None else self.merge_function,
+                checkpoint.threshold if self.threshold is None else self.threshold,
+            ),
+            workers=self.workers,
+        )
+
+
+def default_intensity(volume: EMVolume, checkpoint: CheckpointMetadata) -> IntensityMapping:
+    """Choose the intensity mapping where the person does not.
+
+    The checkpoint's own for uint8, whose range means something. Wider types seldom use their
+    range (12-bit data in uint16 would all be black), so they are mapped by percentiles.
+
+    Returns
+    -------
+    IntensityMapping
+        Not resolved.
+    """
+    if volume.dtype != np.uint8 and checkpoint.intensity.method == "dtype":
+        return replace(checkpoint.intensity, method="percentiles")
+    return checkpoint.intensity
+
+
+def segmentation_job(
+    volume: EMVolume | VolumeSource,
+    checkpoint: str,
+    store_path: str | Path,
+    options: SegmentationOptions | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[Event]:
+    """Segment a volume; all arguments can be pickled, so that it can run in a child process.
+
+    Parameters
+    ----------
+    volume : EMVolume or VolumeSource
+        The volume, or where to open it.
+    checkpoint : str
+        default, the name of a published checkpoint, or a path.
+    store_path : path
+        Where the store is or will be.
+    options : SegmentationOptions, optional
+        What the person chose.
+    overwrite : bool
+        See `segment_volume`.
+
+    Yields
+    ------
+    Event
+        See `segment_volume`, and a warning where the checkpoint wants another voxel size.
+
+    Raises
+    ------
+    NapariCadError
+        See `segment_volume`, `open_source` and `resolve_checkpoint`.
+    """
+    from napari_cad.core.pipeline import segment_volume
+    from napari_cad.core.readers import open_source
+    from napari_cad.core.registry import resolve_checkpoint
+
+    if isinstance(volume, VolumeSource):
+        volume = open_source(volume)
+    loaded = resolve_checkpoint(checkpoint)
+    config = (options or SegmentationOptions()).config(volume, loaded.metadata)
+    yield from _voxel_size_warning(volume, loaded.metadata)
+    yield from segment_volume(volume, loaded, config, store_path, overwrite=overwrite)
+
+
+def _voxel_size_warning(volume: EMVolume, checkpoint: CheckpointMetadata) -> Iterator[Warned]:
+    """Say so where sections are much finer or coarser than those of the training data."""
+    if volume.voxel_size is None or checkpoint.voxel_size is None:
+        return
+    ratios = [a / b for a, b in zip(volume.voxel_size[1:], checkpoint.voxel_size[1:], strict=True)]
+    if not all(1 / _VOXEL_SIZE_RATIO <= ratio <= _VOXEL_SIZE_RATIO for ratio in ratios):
+        here, there = (
+            " × ".join(f"{size:g}" for size in sizes[1:])
+            for sizes in (volume.voxel_size, checkpoint.voxel_size)
+        )
+        yield Warned(
+            f"The voxels of this volume are {here} nm (y × x), those that {checkpoint.name} was "
+            f"trained on {there} nm: expect worse results than on data of its own size."
+        )
