@@ -1,8 +1,8 @@
 """Checkpoints: the weights of a student and what is needed to use them rightly.
 
-Two file formats are read, told apart by their first bytes: the published one (a PyTorch archive
-with an entry `model_weights`) and ours (safetensors with a JSON text in its header). Neither
-reader executes anything that a file brings along.
+Two file formats are read, told apart by their first bytes: the published one (what `torch.save`
+writes, with an entry `model_weights`) and ours (safetensors with a JSON text in its header).
+Neither reader executes anything that a file brings along.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,12 @@ FORMAT_VERSION = 1
 #: Key of our JSON text in the safetensors header.
 _HEADER_KEY = "napari_cad"
 
-#: What PyTorch's reader was seen to raise on damaged and on forged archives.
-_BROKEN_ARCHIVE = (
+#: How a file from `torch.save` starts: a zip archive, or before PyTorch 1.6, and in the published
+#: files, its magic number pickled. Other pickles are not even looked into.
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+
+#: What PyTorch's reader was seen to raise on damaged and on forged files.
+_BROKEN_FILE = (
     pickle.UnpicklingError,
     ArithmeticError,
     AssertionError,
@@ -119,19 +124,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path).expanduser()
     data = _read_file(path)
     sha256 = hashlib.sha256(data).hexdigest()
-    if data.startswith(b"PK\x03\x04"):
+    if data.startswith(_TORCH_STARTS):
         metadata, state_dict = _parse_published(data, path, sha256)
     elif data[8:9] == b"{":
         metadata, state_dict = _parse_ours(data, path)
     elif data.startswith(b"\x80"):
         raise CheckpointError(
-            f"{path} is a bare Python pickle, not a checkpoint: it is not opened, because "
-            "unpickling can run code. If it is a checkpoint from PyTorch before 1.6 that you "
-            "trust, load it there and save it again with a newer PyTorch"
+            f"{path} is no checkpoint but some other Python pickle. It is not opened, because "
+            "unpickling can run code: expected a file from torch.save or a safetensors file"
         )
     else:
         raise CheckpointError(
-            f"{path} is no checkpoint: expected a PyTorch archive (.ckpt) or a safetensors file, "
+            f"{path} is no checkpoint: expected a file from torch.save or a safetensors file, "
             + (f"got a file that starts with {data[:8]!r}" if data else "got an empty file")
         )
     return Checkpoint(metadata, state_dict, sha256, path)
@@ -215,15 +219,17 @@ def _read_file(path: Path) -> bytes:
 
 
 def _looks_like_checkpoint(start: bytes) -> bool:
-    return start.startswith(b"PK\x03\x04") or start[8:9] == b"{"
+    return start.startswith(_TORCH_STARTS) or start[8:9] == b"{"
 
 
 def _parse_published(
     data: bytes, path: Path, sha256: str
 ) -> tuple[CheckpointMetadata, dict[str, Tensor]]:
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except _BROKEN_ARCHIVE as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except _BROKEN_FILE as error:
         # PyTorch's own error is not passed on: it recommends the way that runs code
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
@@ -232,8 +238,8 @@ def _parse_published(
                 "could run code. Expected a file with tensors only"
             ) from None
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint: expected a PyTorch archive with tensors, and it "
-            f"could not be read as one ({type(error).__name__}). Copy or download it again"
+            f"{path} is damaged or no checkpoint: expected tensors from torch.save, and they "
+            f"could not be read ({type(error).__name__}). Copy or download it again"
         ) from None
     weights = content.get("model_weights") if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
