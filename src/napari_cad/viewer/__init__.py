@@ -1,0 +1,1 @@
+"""Between napari and the core: layers, jobs, readers. No widgets."""

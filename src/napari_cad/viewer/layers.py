@@ -1,0 +1,336 @@
+"""Layers from stores and volumes from layers.
+
+Nothing here reads more than what is on screen, and nothing writes voxels: the labels layer of a
+run shows `lut[fragments]`, so that a new segmentation is a new LUT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_cad.core._lazy import LazyArray
+from napari_cad.core.errors import ShapeError, VolumeError
+from napari_cad.core.volume import EMVolume, VolumeSource
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+    from napari_cad.core.volume import ArrayLike
+
+#: Key of everything that this package writes into a layer's metadata.
+METADATA_KEY = "napari_cad"
+
+Role = Literal["image", "affinities", "segments", "embedding_rgb", "truth"]
+
+
+class LutLabels(LazyArray):
+    """The labels `lut[fragments]`, looked up when and where they are asked for. Read-only.
+
+    Parameters
+    ----------
+    fragments : array_like, shape (Z, Y, X), unsigned integer
+        A zarr array or any other array that is read by slices.
+    lut : ndarray, shape (n_fragments + 1,), unsigned integer, optional
+        Fragment → segment with lut[0] = 0; without it the fragments themselves are shown.
+
+    Notes
+    -----
+    The type is uint16 where the LUT's values fit into it, which napari shows almost three times as
+    fast, and uint32 otherwise. There is deliberately no `__setitem__`.
+    """
+
+    def __init__(self, fragments: ArrayLike, lut: npt.NDArray[Any] | None = None) -> None:
+        small = lut is not None and int(lut.max(initial=0)) < 2**16
+        super().__init__(fragments.shape, np.uint16 if small else np.uint32)
+        self._fragments = fragments
+        self._lut: npt.NDArray[Any] | None = None
+        if lut is not None:
+            self.set_lut(lut)
+
+    @property
+    def lut(self) -> npt.NDArray[Any] | None:
+        """The LUT that is shown, of this array's type; do not write into it."""
+        return self._lut
+
+    def set_lut(self, lut: npt.NDArray[Any]) -> None:
+        """Show another LUT from now on; refresh the layer to see it.
+
+        Parameters
+        ----------
+        lut : ndarray, shape (n_fragments + 1,), unsigned integer
+            With lut[0] = 0.
+
+        Raises
+        ------
+        ShapeError
+            If it has another shape, or its values do not fit into the type of this array.
+        """
+        if lut.ndim != 1 or not len(lut) or lut[0] != 0:
+            raise ShapeError("a LUT has one axis and begins with 0 for the background")
+        highest = int(lut.max())
+        if highest > np.iinfo(self.dtype).max:
+            raise ShapeError(f"segment {highest} does not fit into {self.dtype} labels")
+        # one assignment: a slicing thread sees the old LUT or the new one
+        self._lut = lut.astype(self.dtype)
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        fragments = np.asarray(self._fragments[z, y, x])
+        lut = self._lut
+        return fragments.astype(self.dtype, copy=False) if lut is None else lut[fragments]
+
+
+class ChannelsLast:
+    """Affinities (3, Z, Y, X) as a colour image (Z, Y, X, 3): red z, green y, blue x. Read-only.
+
+    Parameters
+    ----------
+    affinities : array_like, shape (3, Z, Y, X), uint8
+    """
+
+    def __init__(self, affinities: ArrayLike) -> None:
+        n, *rest = affinities.shape
+        self._affinities = affinities
+        self.shape = (*rest, n)
+        self.dtype = np.dtype(affinities.dtype)
+        self.ndim = len(self.shape)
+        self.size = int(np.prod(self.shape))
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        items = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in items:
+            i = items.index(Ellipsis)
+            items[i : i + 1] = [slice(None)] * (self.ndim - len(items) + 1)
+        items += [slice(None)] * (self.ndim - len(items))
+        *voxels, channel = items
+        part = np.asarray(self._affinities[(slice(None), *voxels)])
+        return np.ascontiguousarray(np.moveaxis(part, 0, -1))[..., channel]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("a lazy array cannot be seen as an ndarray without reading it")
+        return np.asarray(self[...], dtype=dtype)
+
+
+# ---------------------------------------------------------------------- where a layer lies
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a layer lies in the world; outlives the layer that it was taken from.
+
+    Attributes
+    ----------
+    ndim : int
+        Number of axes of that layer.
+    settings : dict
+        Arguments of a layer: scale, translate, rotate, shear, affine, units, axis_labels.
+    """
+
+    ndim: int
+    settings: dict[str, Any]
+
+    @classmethod
+    def of_layer(cls, layer: Layer) -> Placement:
+        """Take it from a layer."""
+        names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+        return cls(layer.ndim, {name: getattr(layer, name) for name in names})
+
+    @classmethod
+    def of_volume(
+        cls,
+        voxel_size: tuple[float, float, float] | None,
+        origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Placement:
+        """Make it from a voxel size and an origin in nm; in pixels where there is no voxel size."""
+        settings: dict[str, Any] = {"axis_labels": ("z", "y", "x")}
+        if voxel_size is not None:
+            settings |= {"scale": voxel_size, "translate": origin, "units": ("nm",) * 3}
+        return cls(3, settings)
+
+    def for_axes(self, ndim: int) -> dict[str, Any]:
+        """Arguments for a layer with more axes in front (a section of its own, channels)."""
+        more = ndim - self.ndim
+        if more <= 0:
+            return dict(self.settings)
+        fillers = {"scale": 1.0, "translate": 0.0, "units": "pixel"}
+        settings = {
+            name: (filler,) * more + tuple(self.settings[name])
+            for name, filler in fillers.items()
+            if name in self.settings
+        }
+        labels = tuple(self.settings.get("axis_labels", ()))
+        new = tuple(name for name in ("c", "z") if name not in labels)[-more:]
+        if labels and len(new) == more:
+            settings["axis_labels"] = new + labels
+        return settings
+
+
+def voxel_size_of(layer: Layer) -> tuple[float, float, float] | None:
+    """Voxel size of a layer with three axes.
+
+    Returns
+    -------
+    tuple of float or None
+        (z, y, x) in nm; None where a unit of the layer is not a length.
+    """
+    if layer.ndim != 3:
+        return None
+    return _in_nm(layer, layer.scale)
+
+
+def volume_from_layer(layer: Image) -> EMVolume:
+    """Make a volume of an image layer, without reading it.
+
+    Parameters
+    ----------
+    layer : Image
+        Of two axes (one section) or three; grey. Of a multiscale layer the finest level counts.
+
+    Returns
+    -------
+    EMVolume
+        With the layer's scale as voxel size and its translate as origin where its units are
+        lengths. Its source is set where our reader made the layer, or it can be pickled.
+
+    Raises
+    ------
+    VolumeError
+        If the layer is coloured, has other axes or no numbers; the message says what to do.
+    """
+    if getattr(layer, "rgb", False):
+        raise VolumeError(
+            f"{layer.name} is a colour image, a grey one is needed: choose “Split RGB” from its "
+            "right-click menu and segment one of the channels"
+        )
+    data = layer.data[0] if layer.multiscale else layer.data
+    if layer.ndim not in (2, 3):
+        raise VolumeError(
+            f"{layer.name} has {layer.ndim} axes {tuple(data.shape)}, a stack has three (z, y, x): "
+            "choose “Split Stack” from its right-click menu and segment one of the parts"
+        )
+    voxel_size = voxel_size_of(layer)
+    origin = (_in_nm(layer, layer.translate) if voxel_size else None) or (0.0, 0.0, 0.0)
+    source = _source_of(layer)
+    return EMVolume.from_array(
+        data, voxel_size=voxel_size, origin=origin, name=layer.name, source=source
+    )
+
+
+def _in_nm(layer: Layer, lengths: Any) -> tuple[float, float, float] | None:
+    units = layer.units
+    if not all(unit.is_compatible_with("nm") for unit in units):
+        return None
+    z, y, x = (
+        float((float(n) * unit).to("nm").magnitude) for n, unit in zip(lengths, units, strict=True)
+    )
+    return z, y, x
+
+
+def _source_of(layer: Layer) -> VolumeSource | None:
+    source = _tag(layer).get("source")
+    # an array in memory is no longer what the reader gave
+    if not isinstance(source, dict) or isinstance(layer.data, np.ndarray):
+        return None
+    return VolumeSource.from_json(source)
+
+
+# ---------------------------------------------------------------------- our layers in a viewer
+
+
+def tag(role: Role, run: str | None = None, **more: Any) -> dict[str, Any]:
+    """Metadata by which `find_layer` finds a layer again.
+
+    Parameters
+    ----------
+    role : str
+        What the layer shows.
+    run : str, optional
+        Path of the store that it belongs to.
+    **more
+        Plain values to keep beside them.
+    """
+    return {METADATA_KEY: {"role": role, "run": run, **more}}
+
+
+def _tag(layer: Layer) -> dict[str, Any]:
+    found = layer.metadata.get(METADATA_KEY)
+    return found if isinstance(found, dict) else {}
+
+
+def role_of(layer: Layer) -> str | None:
+    """Tell what a layer shows, if this package made it."""
+    return _tag(layer).get("role")
+
+
+def find_layer(viewer: ViewerModel, role: Role, run: str | None = None) -> Layer | None:
+    """Find a layer by role and run, whatever it is called; the topmost if there are several."""
+    for layer in reversed(viewer.layers):
+        if _tag(layer).get("role") == role and _tag(layer).get("run") == run:
+            return layer
+    return None
+
+
+def add_or_update(
+    viewer: ViewerModel,
+    role: Role,
+    data: Any,
+    *,
+    run: str,
+    placement: Placement,
+    name: str,
+    **settings: Any,
+) -> Layer:
+    """Show data in the layer of a role and a run, making the layer if it is not there.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Whose layers to look through and add to.
+    role : str
+        "segments" and "truth" become labels layers that cannot be painted in, the rest images.
+    data : array_like
+        The layer's data.
+    run : str
+        Path of the store that the data belong to.
+    placement : Placement
+        Scale, translate, units and axis labels.
+    name : str
+        Of a new layer, and the new name of an old one.
+    **settings
+        More arguments for a new layer.
+
+    Returns
+    -------
+    Layer
+    """
+    layer = find_layer(viewer, role, run)
+    if layer is not None:
+        layer.data = data
+        layer.name = name
+        layer.refresh()
+        return layer
+    labels = role in ("segments", "truth")
+    rgb = bool(settings.get("rgb", False))
+    arguments = {
+        "name": name,
+        "metadata": tag(role, run),
+        **placement.for_axes(len(data.shape) - rgb),
+        **settings,
+    }
+    layer = viewer.add_labels(data, **arguments) if labels else viewer.add_image(data, **arguments)
+    if labels:
+        layer.editable = False
+    return layer
+
+
+def shown_section(viewer: ViewerModel, layer: Layer) -> int | None:
+    """Which section of a (Z, Y, X) layer is on screen; None where all are (3D) or none is."""
+    if viewer.dims.ndisplay == 3:
+        return None
+    z = round(float(layer.world_to_data(viewer.dims.point)[0]))
+    return z if 0 <= z < layer.data.shape[0] else None

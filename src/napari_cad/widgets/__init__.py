@@ -1,0 +1,1 @@
+"""Dock widgets: each reads a form, starts a job and shows what comes."""
