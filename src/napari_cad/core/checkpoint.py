@@ -162,7 +162,8 @@ def save_checkpoint(
         Its width and embedding dimension must be those of the weights.
     half : bool
         Store the convolution kernels as float16: half the size. Biases and batch norms, which
-        are few, stay float32. It is loaded as float32 again.
+        are few, stay float32. It is loaded as float32 again. On the published students the
+        affinities of a real pair changed by 0.0002 to 0.001 on average, by 0.06 at most.
 
     Raises
     ------
