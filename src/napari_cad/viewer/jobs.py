@@ -1,0 +1,236 @@
+"""Jobs of the viewer: a child process, polled by a timer.
+
+The thread of the viewer never waits for a job: starting it returns at once, its events are
+collected every few hundredths of a second, and cancelling only asks.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.progress import progress
+from psygnal import Signal
+from qtpy.QtCore import QObject, QTimer
+
+from napari_cad.core.errors import JobError
+from napari_cad.core.events import SectionDone, StageStarted
+from napari_cad.core.jobs import JobProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from qtpy.QtWidgets import QWidget
+
+#: Milliseconds between two looks at a job.
+POLL_INTERVAL = 40
+
+
+class JobRunner(QObject):
+    """Runs one job at a time for a widget, and ends it when the widget goes.
+
+    Parameters
+    ----------
+    parent : QWidget
+        Its owner.
+
+    Attributes
+    ----------
+    reported : Signal
+        (object), everything that the job yields, in order.
+    finished, cancelled : Signal
+        (), at the end.
+    failed : Signal
+        (JobError), at the end.
+
+    Notes
+    -----
+    Signals come in the viewer's thread. After `start` or `cancel`, none comes from an earlier job.
+    """
+
+    reported = Signal(object)
+    finished = Signal()
+    failed = Signal(JobError)
+    cancelled = Signal()
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._job: JobProcess | None = None
+        self._run = 0
+        self._bar: progress | None = None
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_INTERVAL)
+        self._timer.timeout.connect(self._poll)
+        self.destroyed.connect(_Ending(self.__dict__))
+
+    @property
+    def running(self) -> bool:
+        """Whether a job goes on."""
+        return self._job is not None
+
+    def start(self, function: str, arguments: Mapping[str, Any], description: str) -> int:
+        """Start a job; one that still runs is cancelled first.
+
+        Parameters
+        ----------
+        function, arguments
+            See `JobProcess`.
+        description : str
+            For napari's list of activities.
+
+        Returns
+        -------
+        int
+            The number of this run.
+        """
+        self.cancel()
+        self._job = JobProcess(function, arguments)
+        self._run += 1
+        self._bar = progress(desc=description, total=0)
+        self._timer.start()
+        return self._run
+
+    def cancel(self) -> None:
+        """End the job, if there is one, with everything that it started. Does not wait."""
+        if self._job is not None:
+            self._job.cancel()
+            self._close()
+            self.cancelled.emit()
+
+    def show_progress(self, done: int, total: int) -> None:
+        """Show how far the job is in napari's list of activities."""
+        if self._bar is not None:
+            if self._bar.total != total:
+                self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def _poll(self) -> None:
+        job, run = self._job, self._run
+        if job is None:
+            return
+        for event in job.poll():
+            self.reported.emit(event)
+            if self._run != run or self._job is not job:
+                return  # a listener has cancelled it or started another
+        if job.state == "running":
+            return
+        self._close()
+        if job.error is not None:
+            self.failed.emit(job.error)
+        else:
+            self.finished.emit()
+
+    def _close(self) -> None:
+        self._timer.stop()
+        self._job = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Ending:
+    """Ends the job of a runner whose Qt side is no more: it knows the runner's attributes only."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        self._attributes = attributes
+
+    def __call__(self) -> None:
+        job, bar = self._attributes.get("_job"), self._attributes.get("_bar")
+        if job is not None:
+            job.cancel()
+        if bar is not None:
+            bar.close()
+
+
+@dataclass
+class RunProgress:
+    """How far a run is, how fast, and how long it still takes.
+
+    Attributes
+    ----------
+    now : callable
+        () -> float, a clock in seconds.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    _stages: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _first: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _last: dict[str, float] = field(default_factory=dict)
+
+    def update(self, event: Any) -> bool:
+        """Take note of an event; whether anything changed."""
+        if isinstance(event, StageStarted):
+            self._stages[event.stage] = (event.done, event.total)
+            self._first[event.stage] = (event.done, self.now())
+            return True
+        if isinstance(event, SectionDone):
+            self._stages[event.stage] = (event.done, event.total)
+            self._last[event.stage] = self.now()
+            return True
+        return False
+
+    @property
+    def done(self) -> int:
+        """Sections done, over all stages."""
+        return sum(done for done, _ in self._stages.values())
+
+    @property
+    def total(self) -> int:
+        """Sections to do, over the stages that have begun."""
+        return sum(total for _, total in self._stages.values())
+
+    @property
+    def stage(self) -> str:
+        """The stage that everything waits for: the first that is not done."""
+        for stage, (done, total) in self._stages.items():
+            if done < total:
+                return stage
+        return ""
+
+    def rate(self, stage: str) -> float | None:
+        """Sections per second of a stage, without those of an earlier run; None at first."""
+        if stage not in self._last:
+            return None
+        done, begun = self._first[stage]
+        seconds = self._last[stage] - begun
+        return (self._stages[stage][0] - done) / seconds if seconds > 0 else None
+
+    def seconds_left(self) -> float | None:
+        """Of the stage that everything waits for; None where it cannot be told yet."""
+        stage = self.stage
+        rate = self.rate(stage) if stage else None
+        if not rate:
+            return None
+        done, total = self._stages[stage]
+        since = self.now() - self._last[stage]
+        return max(0.0, (total - done) / rate - since)
+
+    def text(self) -> str:
+        """One line: stage, sections, speed, time left."""
+        stage = self.stage
+        if not stage:
+            return ""
+        done, total = self._stages[stage]
+        parts = [stage.capitalize()]
+        if total > 1:
+            parts.append(f"{done} of {total} sections")
+        rate = self.rate(stage)
+        if rate:
+            parts.append(f"{rate:.1f}/s" if rate >= 0.95 else f"{1 / rate:.1f} s each")
+        left = self.seconds_left()
+        if left is not None and total > 1:
+            parts.append(f"{format_seconds(left)} left")
+        return " · ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if minutes < 10 and seconds else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

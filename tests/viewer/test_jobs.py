@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from napari.utils.progress import progress
+from qtpy.QtWidgets import QWidget
+
+from napari_cad.core.events import SectionDone, StageStarted, Warned
+from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
+
+CORE_TESTS = Path(__file__).parents[1] / "core"
+PATIENCE = 30_000
+
+
+class Log:
+    """What a runner has said."""
+
+    def __init__(self, runner):
+        self.events, self.endings = [], []
+        runner.reported.connect(self.events.append)
+        runner.finished.connect(self.on_finished)
+        runner.failed.connect(self.endings.append)
+        runner.cancelled.connect(self.on_cancelled)
+
+    def on_finished(self):
+        self.endings.append("finished")
+
+    def on_cancelled(self):
+        self.endings.append("cancelled")
+
+
+@pytest.fixture
+def runner(qtbot, monkeypatch):
+    monkeypatch.syspath_prepend(str(CORE_TESTS))
+    widget = QWidget()
+    qtbot.addWidget(widget)
+    runner = JobRunner(widget)
+    runner.log = Log(runner)
+    yield runner
+    runner.cancel()
+
+
+def run(runner, name, **arguments):
+    return runner.start(f"example_jobs:{name}", arguments, "Testing")
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_events_and_the_end_are_signalled_in_order(runner, qtbot):
+    run(runner, "count", n=20)
+    assert runner.running
+    qtbot.waitUntil(lambda: bool(runner.log.endings), timeout=PATIENCE)
+    assert [event.z for event in runner.log.events] == list(range(20))
+    assert runner.log.endings == ["finished"]
+    assert not runner.running
+
+
+def test_a_failure_is_signalled_with_its_message(runner, qtbot):
+    run(runner, "fail")
+    qtbot.waitUntil(lambda: bool(runner.log.endings), timeout=PATIENCE)
+    assert runner.log.events == [Warned("one")]
+    (error,) = runner.log.endings
+    assert str(error) == "expected three axes, got two"
+    assert "VolumeError" in error.details
+
+
+def test_cancel_is_signalled_once_and_ends_the_process(runner, qtbot):
+    run(runner, "sleep")
+    qtbot.waitUntil(lambda: bool(runner.log.events), timeout=PATIENCE)
+    pid = int(runner.log.events[0].message)
+    start = time.monotonic()
+    runner.cancel()
+    runner.cancel()
+    assert time.monotonic() - start < 0.2  # it does not wait
+    assert runner.log.endings == ["cancelled"]
+    qtbot.waitUntil(lambda: not runs(pid), timeout=1000)
+    qtbot.wait(100)
+    assert runner.log.endings == ["cancelled"]
+
+
+def test_a_new_job_drops_what_the_old_one_still_says(runner, qtbot):
+    first = run(runner, "fail")
+    time.sleep(1.5)  # its events and its failure are waiting to be collected
+    second = run(runner, "count", n=3)
+    assert second == first + 1
+    qtbot.waitUntil(lambda: "finished" in runner.log.endings, timeout=PATIENCE)
+    assert [type(event) for event in runner.log.events] == [SectionDone] * 3
+    assert runner.log.endings == ["cancelled", "finished"]
+
+
+def test_a_listener_may_cancel(runner, qtbot):
+    runner.reported.connect(lambda _: runner.cancel())
+    run(runner, "count", n=5)
+    qtbot.waitUntil(lambda: bool(runner.log.endings), timeout=PATIENCE)
+    qtbot.wait(200)
+    assert len(runner.log.events) == 1
+    assert runner.log.endings == ["cancelled"]
+
+
+def test_the_job_ends_with_its_widget(qtbot, monkeypatch):
+    monkeypatch.syspath_prepend(str(CORE_TESTS))
+    widget = QWidget()
+    log = Log(runner := JobRunner(widget))
+    run(runner, "sleep")
+    qtbot.waitUntil(lambda: bool(log.events), timeout=PATIENCE)
+    pid = int(log.events[0].message)
+    assert progress._all_instances
+    widget.deleteLater()
+    del widget, runner
+    qtbot.waitUntil(lambda: not runs(pid), timeout=2000)
+    assert not progress._all_instances
+
+
+def test_napari_lists_the_job_while_it_runs(runner, qtbot):
+    run(runner, "sleep")
+    (bar,) = progress._all_instances
+    assert "Testing" in bar.desc
+    runner.show_progress(3, 12)
+    assert (bar.n, bar.total) == (3, 12)
+    runner.cancel()
+    assert not progress._all_instances
+    runner.show_progress(4, 12)  # late, harmless
+
+
+# ---------------------------------------------------------------------- progress in words
+
+
+def test_progress_counts_stages_side_by_side_and_only_this_run():
+    clock = [100.0]
+    run = RunProgress(now=lambda: clock[0])
+    assert run.text() == ""
+    run.update(StageStarted("affinities", 10, 4))
+    run.update(StageStarted("fragments", 10, 4))
+    assert (run.done, run.total) == (8, 20)
+    assert run.text() == "Affinities · 4 of 10 sections"
+    assert run.seconds_left() is None
+    clock[0] = 104.0
+    assert run.update(SectionDone("affinities", 5, 6, 10))
+    assert run.rate("affinities") == pytest.approx(0.5)
+    assert run.seconds_left() == pytest.approx(8)
+    assert run.text() == "Affinities · 6 of 10 sections · 2.0 s each · 8 s left"
+    clock[0] = 106.0  # time goes on between two sections
+    assert run.seconds_left() == pytest.approx(6)
+    clock[0] = 105.0
+    run.update(SectionDone("affinities", 9, 10, 10))
+    assert run.stage == "fragments"
+    assert not run.update(Warned("nothing to do with it"))
+    clock[0] = 105.5
+    run.update(SectionDone("fragments", 9, 9, 10))
+    assert run.text().startswith("Fragments · 9 of 10 sections")
+    run.update(SectionDone("fragments", 9, 10, 10))
+    run.update(StageStarted("agglomeration", 1))
+    assert run.text() == "Agglomeration"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (660, "11 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_format_seconds(seconds, text):
+    assert format_seconds(seconds) == text
