@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from napari_cad.core.errors import ShapeError
+from napari_cad.core.stored_affinity import LEVELS, dequantise
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
+
+__all__ = ["LEVELS", "OFFSETS", "dequantise", "pair_affinities", "quantise"]
 
 #: Neighbour vectors (dz, dy, dx) in voxels: channel i relates p to p + OFFSETS[i].
 OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
-
-#: Levels of a stored affinity: exactly the bins of the published merge function's histogram.
-LEVELS = 256
 
 
 def pair_affinities(embedding_prev: Tensor, embedding: Tensor) -> Tensor:
@@ -90,19 +88,3 @@ def quantise(affinities: Tensor) -> Tensor:
         quantising takes nothing from it.
     """
     return (affinities * LEVELS).clamp_(0, LEVELS - 1).to(torch.uint8)
-
-
-def dequantise(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Affinities as they are read.
-
-    Parameters
-    ----------
-    stored : ndarray, any shape, uint8
-        As `quantise` made them.
-
-    Returns
-    -------
-    ndarray, same shape, float32 in (0, 1)
-        (q + 0.5) / 256, the middle of the bin.
-    """
-    return (stored.astype(np.float32) + np.float32(0.5)) / np.float32(LEVELS)

@@ -1,0 +1,165 @@
+"""`napari-cad segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_cad.cli._options import (
+    Json,
+    Sections,
+    VoxelSize,
+    parse_crop,
+    parse_numbers,
+    parse_range,
+    parse_voxel_size,
+)
+
+_IN = "Intensity"
+_RUN = "Where and how it runs"
+
+
+def segment(
+    volume: Annotated[
+        str,
+        typer.Argument(
+            metavar="VOLUME",
+            help="A multi-page TIFF, a folder of sections (PNG, TIFF), file.h5:/dataset, zarr or "
+            "OME-Zarr, MRC or .npy.",
+        ),
+    ],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="A checkpoint file, the name of a published one (see napari-cad download), or "
+            "default for the one that comes with the package.",
+        ),
+    ] = "default",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="RUN.zarr",
+            help="The store; by default VOLUME-CKPT.zarr here.",
+        ),
+    ] = None,
+    voxel_size: VoxelSize = None,
+    sections: Sections = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="This part of every section only.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            "-t",
+            help="Agglomeration threshold in [0, 1], higher merges more; by default what the "
+            "checkpoint recommends. Any other can be had later without a new run.",
+        ),
+    ] = None,
+    merge_function: Annotated[
+        str | None,
+        typer.Option(help="Statistic of the affinities on a contact; median is the published one."),
+    ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="dtype (value over the range of its type, default for uint8), or percentiles "
+            "(0.1 to 99.9 %, default otherwise).",
+            rich_help_panel=_IN,
+        ),
+    ] = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH", help="Values that become black and white.", rich_help_panel=_IN
+        ),
+    ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Membranes are bright here.", rich_help_panel=_IN)
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.", rich_help_panel=_RUN)
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=_RUN),
+    ] = "auto",
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest side in voxels that the network sees at once; by default whole sections "
+            "where they fit into memory.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Pairs of sections at once.", rich_help_panel=_RUN)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that make fragments; by default one per core.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew if RUN.zarr exists.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Segment a volume into a store, or go on with a run that was stopped.
+
+    The store holds affinities, fragments and the region graph; napari-cad view shows it,
+    napari-cad export writes the labels, napari-cad evaluate scores them.
+    """
+    from napari_cad.cli._progress import follow
+    from napari_cad.core.config import InferenceConfig
+    from napari_cad.core.readers import open_volume
+    from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
+
+    z_range, yx_range = parse_range(sections, "--sections"), parse_crop(crop)
+    opened = open_volume(volume, voxel_size=parse_voxel_size(voxel_size))
+    if z_range or yx_range:
+        y_range, x_range = yx_range or (None, None)
+        opened = opened.crop(z_range, y_range, x_range)
+    options = SegmentationOptions(
+        intensity=_intensity(intensity, limits, invert),
+        merge_function=merge_function,
+        threshold=threshold,
+        inference=InferenceConfig(device=device, precision=precision, tile=tile, batch=batch),
+        workers=workers,
+    )
+    store = output or Path(f"{opened.name}-{Path(checkpoint).stem}.zarr")
+    try:
+        finished = follow(
+            segmentation_job(opened, checkpoint, store, options, overwrite=overwrite),
+            as_json=as_json,
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\nStopped. What is done is in {store}; the same command goes on from there.", err=True
+        )
+        raise typer.Exit(130) from None
+    if finished is not None and not as_json:
+        typer.echo(
+            f"{finished.n_segments} segments of {finished.n_fragments} fragments in {store} "
+            f"({finished.seconds:.0f} s)\nSee it: napari-cad view {store}"
+        )
+
+
+def _intensity(method: str | None, limits: str | None, invert: bool):  # type: ignore[no-untyped-def]
+    """Make the intensity mapping that the options ask for, None where they ask for none."""
+    from napari_cad.core.intensity import IntensityMapping
+
+    if limits is not None:
+        numbers = parse_numbers(limits, 2, "--limits")
+        assert numbers is not None
+        return IntensityMapping("limits", *numbers, invert=invert)
+    if method is not None or invert:
+        return IntensityMapping(method or "dtype", invert=invert)  # type: ignore[arg-type]
+    return None
