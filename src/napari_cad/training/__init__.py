@@ -1,0 +1,1 @@
+"""Training of the student and of its teacher: no Qt, no napari."""
