@@ -1,0 +1,280 @@
+"""What is exported opens again with the same labels, voxel size and origin."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_cad.core.errors import ConfigError, ShapeError, StoreError, VolumeError
+from napari_cad.core.export import export_labels, smallest_dtype
+from napari_cad.core.readers import list_datasets, open_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOXEL_SIZE = (30.0, 6.0, 4.5)
+NAMES = ["a.zarr", "a.tif", "a.h5"]
+
+Array = np.ndarray[Any, Any]
+
+
+def labels(largest: int, shape: tuple[int, int, int] = (4, 9, 7), dtype: Any = np.uint32) -> Array:
+    array = np.random.default_rng(0).integers(0, min(largest, 2**62) + 1, shape).astype(dtype)
+    array[-1, -1, -1] = largest
+    return array
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [
+        (0, "uint8"),
+        (255, "uint8"),
+        (256, "uint16"),
+        (65535, "uint16"),
+        (65536, "uint32"),
+        (2**32 - 1, "uint32"),
+        (2**32, "uint64"),
+        (2**64 - 1, "uint64"),
+    ],
+)
+def test_labels_come_back_in_the_smallest_type(
+    name: str, largest: int, dtype: str, tmp_path: Path
+) -> None:
+    array = labels(largest, dtype=np.uint64)
+    path = export_labels(array.__getitem__, array.shape, tmp_path / name, voxel_size=VOXEL_SIZE)
+    volume = open_volume(path)
+    assert volume.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(np.asarray(volume.data), array)
+    assert volume.voxel_size == pytest.approx(VOXEL_SIZE, rel=1e-6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 4), (5, 1, 4), (5, 4, 1), (2, 1100, 3)])
+def test_any_shape(name: str, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    array = labels(300, shape)
+    path = export_labels(array.__getitem__, shape, tmp_path / name, voxel_size=None)
+    volume = open_volume(path)
+    assert volume.shape == shape
+    assert volume.voxel_size is None
+    np.testing.assert_array_equal(np.asarray(volume.data), array)
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5"])
+def test_the_origin_comes_back(name: str, tmp_path: Path) -> None:
+    array = labels(5)
+    path = export_labels(
+        array.__getitem__, array.shape, tmp_path / name, voxel_size=VOXEL_SIZE, origin=(60, 0, 9)
+    )
+    assert open_volume(path).origin == (60, 0, 9)
+
+
+def test_ome_zarr_metadata(tmp_path: Path) -> None:
+    array = labels(5, (2, 1100, 3))
+    path = export_labels(
+        array.__getitem__, array.shape, tmp_path / "cells.zarr", voxel_size=VOXEL_SIZE
+    )
+    group = json.loads((path / "zarr.json").read_text())
+    assert group["zarr_format"] == 3
+    assert group["attributes"] == {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [
+                {
+                    "name": "cells",
+                    "axes": [
+                        {"name": "z", "type": "space", "unit": "nanometer"},
+                        {"name": "y", "type": "space", "unit": "nanometer"},
+                        {"name": "x", "type": "space", "unit": "nanometer"},
+                    ],
+                    "datasets": [
+                        {
+                            "path": "0",
+                            "coordinateTransformations": [
+                                {"type": "scale", "scale": [30.0, 6.0, 4.5]}
+                            ],
+                        }
+                    ],
+                }
+            ],
+            "image-label": {},
+        }
+    }
+    data = zarr.open_array(str(path / "0"), mode="r")
+    assert data.metadata.dimension_names == ("z", "y", "x")
+    assert data.chunks == (1, 1024, 3)
+
+
+def test_tiff_is_big_compressed_and_ome(tmp_path: Path) -> None:
+    array = labels(700)
+    path = export_labels(array.__getitem__, array.shape, tmp_path / "a.tiff", voxel_size=VOXEL_SIZE)
+    with tifffile.TiffFile(path) as tif:
+        assert tif.is_bigtiff
+        assert tif.is_ome
+        assert len(tif.pages) == 4
+        assert tif.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert 'PhysicalSizeZ="30.0" PhysicalSizeZUnit="nm"' in tif.ome_metadata
+
+
+def test_hdf5_has_the_dataset_main(tmp_path: Path) -> None:
+    array = labels(700)
+    path = export_labels(array.__getitem__, array.shape, tmp_path / "a.hdf", voxel_size=VOXEL_SIZE)
+    assert list_datasets(path) == ["/main"]
+    with h5py.File(path) as file:
+        assert file["main"].chunks == (1, 9, 7)
+        assert file["main"].compression == "gzip"
+        np.testing.assert_array_equal(file["main"].attrs["resolution"], VOXEL_SIZE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_section_is_held_at_a_time(name: str, tmp_path: Path) -> None:
+    """Every section asked for is written before the one after the next is asked for."""
+    asked, written = [], []
+
+    def section(z: int) -> Array:
+        asked.append(z)
+        assert len(asked) - len(written) <= 2
+        return np.full((8, 8), z, np.uint32)
+
+    def progress(done: int, n: int) -> None:
+        assert n == 6
+        written.append(done)
+
+    export_labels(
+        section,
+        (6, 8, 8),
+        tmp_path / name,
+        voxel_size=None,
+        largest_label=5,
+        progress=progress,
+    )
+    assert asked == list(range(6))
+    assert written == list(range(1, 7))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_there_stays_unless_told(name: str, tmp_path: Path) -> None:
+    old, new = labels(5), labels(400)
+    path = tmp_path / name
+    export_labels(old.__getitem__, old.shape, path, voxel_size=None)
+    with pytest.raises(StoreError, match=f"{name}: expected nothing there"):
+        export_labels(new.__getitem__, new.shape, path, voxel_size=None)
+    np.testing.assert_array_equal(np.asarray(open_volume(path).data), old)
+    export_labels(new.__getitem__, new.shape, path, voxel_size=None, overwrite=True)
+    np.testing.assert_array_equal(np.asarray(open_volume(path).data), new)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_broken_export_leaves_nothing_and_loses_nothing(
+    name: str, overwrite: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    old = labels(5)
+    if overwrite:
+        export_labels(old.__getitem__, old.shape, path, voxel_size=None)
+
+    def section(z: int) -> Array:
+        if z == 2:
+            raise KeyboardInterrupt
+        return old[z]
+
+    with pytest.raises(KeyboardInterrupt):
+        export_labels(
+            section, old.shape, path, voxel_size=None, largest_label=5, overwrite=overwrite
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ([name] if overwrite else [])
+    if overwrite:
+        np.testing.assert_array_equal(np.asarray(open_volume(path).data), old)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_replaces_what_came_during_the_export(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+
+    def section(z: int) -> Array:
+        path.write_text("somebody else's")
+        return np.zeros((2, 2), np.uint8)
+
+    with pytest.raises(StoreError, match="since the export began"):
+        export_labels(section, (1, 2, 2), path, voxel_size=None)
+    assert path.read_text() == "somebody else's"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_the_format_may_be_said(tmp_path: Path) -> None:
+    array = labels(5)
+    path = export_labels(
+        array.__getitem__, array.shape, tmp_path / "a.ome", voxel_size=None, format="tiff"
+    )
+    with tifffile.TiffFile(path) as tif:
+        np.testing.assert_array_equal(tif.asarray(), array)
+    with pytest.raises(ConfigError, match=r"one of the suffixes .*\.zarr.*got \.png"):
+        export_labels(array.__getitem__, array.shape, tmp_path / "a.png", voxel_size=None)
+    with pytest.raises(ConfigError, match="expected one of ome-zarr, tiff, hdf5, got 'n5'"):
+        export_labels(
+            array.__getitem__,
+            array.shape,
+            tmp_path / "a.zarr",
+            voxel_size=None,
+            format="n5",  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize(
+    ("section", "error", "message"),
+    [
+        (np.zeros((3, 2), np.uint8), ShapeError, r"section 0: expected labels of shape \(2, 2\)"),
+        (np.zeros((2, 2), np.float32), VolumeError, "integer type, got float32"),
+        (np.full((2, 2), -1), VolumeError, "labels from 0, got -1"),
+    ],
+)
+@pytest.mark.parametrize("largest_label", [None, 9])
+def test_what_is_no_label_section(
+    section: Array,
+    error: type[Exception],
+    message: str,
+    largest_label: int | None,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=message):
+        export_labels(
+            lambda z: section,
+            (1, 2, 2),
+            tmp_path / "a.h5",
+            voxel_size=None,
+            largest_label=largest_label,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_never_wrap(tmp_path: Path) -> None:
+    array = labels(255)
+    array[3, 0, 0] = 256
+    with pytest.raises(VolumeError, match="section 3: expected labels up to 255, got 256"):
+        export_labels(
+            array.__getitem__, array.shape, tmp_path / "a.h5", voxel_size=None, largest_label=255
+        )
+    for wrong in (-1, 2**64):
+        with pytest.raises(VolumeError, match=f"got {wrong}"):
+            smallest_dtype(wrong)
+
+
+def test_places_and_numbers_are_checked_first(tmp_path: Path) -> None:
+    def section(z: int) -> Array:
+        raise AssertionError("asked for labels")
+
+    with pytest.raises(StoreError, match="make it first"):
+        export_labels(section, (1, 2, 2), tmp_path / "missing" / "a.h5", voxel_size=None)
+    with pytest.raises(VolumeError, match="three positive numbers"):
+        export_labels(section, (1, 2, 2), tmp_path / "a.h5", voxel_size=(0, 1, 1))
+    with pytest.raises(VolumeError, match="at least one voxel"):
+        export_labels(section, (1, 0, 2), tmp_path / "a.h5", voxel_size=None)
