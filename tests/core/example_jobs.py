@@ -95,6 +95,15 @@ def hold_the_gil():
     ctypes.PyDLL(None).sleep(60)
 
 
+def nested():
+    """A job within a job, which holds its GIL."""
+    from napari_cad.core.jobs import JobProcess
+
+    job = JobProcess("example_jobs:hold_the_gil")
+    yield (os.getpid(), int(next(job.events(30)).message))
+    time.sleep(60)
+
+
 def read(array, keys):
     yield (type(array).__name__, array.shape, array.dtype.str, array.ndim)
     for key in keys:

@@ -154,6 +154,14 @@ def test_cancel_ends_a_library_that_holds_the_gil(start):
     assert all_gone([job.pid], within=1.0)
 
 
+@POSIX_ONLY
+def test_cancel_ends_a_job_within_the_job(start):
+    job = start("nested")
+    pids = next_event(job)
+    job.cancel()
+    assert all_gone(pids, within=1.0)
+
+
 def test_cancel_twice_or_after_the_end_does_nothing(start):
     job = start("count", n=1)
     list(job.events(PATIENCE))
@@ -166,12 +174,15 @@ def test_cancel_twice_or_after_the_end_does_nothing(start):
     assert job.state == "cancelled"
 
 
-def test_the_family_ends_when_the_parent_is_killed():
+@pytest.mark.parametrize(
+    ("name", "n"), [("family", 3), pytest.param("nested", 2, marks=POSIX_ONLY)]
+)
+def test_the_family_ends_when_the_parent_is_killed(name, n):
     code = f"""
         import sys, time
         sys.path.insert(0, {str(HERE)!r})
         from napari_cad.core.jobs import JobProcess
-        job = JobProcess("example_jobs:family")
+        job = JobProcess("example_jobs:{name}")
         print(*next(job.events(30)), flush=True)
         time.sleep(60)
     """
@@ -179,7 +190,7 @@ def test_the_family_ends_when_the_parent_is_killed():
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE
     ) as parent:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 3
+        assert len(pids) == n
         assert all(_runs(pid) for pid in pids)
         parent.kill()
     assert all_gone(pids, within=2.0)

@@ -164,11 +164,11 @@ class _Channel:
         while (frame := read_frame(self._receive)) is not None:
             request, values, problem = pickle.loads(frame)  # noqa: S301 - our own parent
             self._answers.pop(request).put((values, problem))
+        for descendant in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                descendant.kill()
         if POSIX:
             signal_group(0, signal.SIGKILL)
-        for descendant in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                descendant.kill()
         os._exit(1)
 
 

@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -320,24 +319,25 @@ class JobProcess:
 
 def _end_tree(process: subprocess.Popen[bytes]) -> None:
     """End a process and all its descendants; may take a little longer than the grace."""
-    if not POSIX:
-        try:
-            tree = psutil.Process(process.pid)
-            family = [tree, *tree.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        return
+    descendants: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # one by one too, not only as a group: a job within the job has a group of its own
+        descendants = psutil.Process(process.pid).children(recursive=True)
     # SIGTERM ends a Python process at once, even inside a library, but leaves multiprocessing's
     # resource tracker alive, which then removes the semaphores and shared memory left behind
-    signal_group(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
-    while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    signal_group(process.pid, signal.SIGKILL)
+    process.terminate()
+    for descendant in descendants:
+        with contextlib.suppress(psutil.Error):
+            descendant.terminate()
+    if POSIX:
+        signal_group(process.pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(descendants, timeout=_GRACE)
+    process.kill()
+    for descendant in alive:
+        with contextlib.suppress(psutil.Error):
+            descendant.kill()
+    if POSIX:
+        signal_group(process.pid, signal.SIGKILL)
 
 
 def _windows_flags() -> int:
