@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,15 @@ def test_a_source_opens_in_a_new_process(tmp_path: Path) -> None:
         cwd="/",
     )
     assert int(result.stdout) == array[3].sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_may_read_at_once(kind: str, tmp_path: Path) -> None:
+    array = stack(np.int8 if "mrc" in kind else np.uint8, (8, 64, 64))
+    volume = open_volume(write(kind, tmp_path, array))
+    with ThreadPoolExecutor(4) as pool:
+        sections = list(pool.map(volume.section, [*range(8)] * 4))
+    np.testing.assert_array_equal(np.stack(sections), np.concatenate([array] * 4))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

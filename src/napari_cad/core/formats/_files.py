@@ -199,7 +199,7 @@ class FileArray(LazyArray):
 
     @abstractmethod
     def _read_from(self, handle: Any, z: slice, y: slice, x: slice) -> np.ndarray[Any, Any]:
-        """Read a box, as `_read`."""
+        """Read a box as a new array; from several threads at once."""
 
     def _read(self, z: slice, y: slice, x: slice) -> np.ndarray[Any, Any]:
         try:
@@ -207,7 +207,8 @@ class FileArray(LazyArray):
                 # a handle that came here by fork shares its file position with the parent
                 if self._handle is None or self._handle_pid != os.getpid():
                     self._handle, self._handle_pid = self._open(), os.getpid()
-                values = self._read_from(self._handle, z, y, x)
+                handle = self._handle
+            values = self._read_from(handle, z, y, x)
         except VolumeError:
             raise
         except READ_ERRORS as error:
@@ -216,8 +217,7 @@ class FileArray(LazyArray):
             raise VolumeError(
                 f"{self.path}: {sections} cannot be read ({describe(error)}): is the file complete?"
             ) from error
-        # a copy, so that nothing the caller does reaches the file or a shared map of it
-        return np.array(values, dtype=self.dtype)
+        return np.asarray(values, dtype=self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -273,7 +273,8 @@ class MappedArray(FileArray):
         return np.memmap(self.path, mode="r", **self._map)
 
     def _read_from(self, handle: Any, z: slice, y: slice, x: slice) -> np.ndarray[Any, Any]:
-        return self._layout.read(handle, z, y, x)
+        # a copy: what the caller does to it must not reach the map, which others read too
+        return np.array(self._layout.read(handle, z, y, x))
 
 
 def check_length(path: str, n_bytes: int) -> None:

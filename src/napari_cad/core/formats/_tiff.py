@@ -67,9 +67,10 @@ class TiffPages(FileArray):
         shape = (len(self._pages[z]), y.stop - y.start, x.stop - x.start)
         values = np.zeros(shape, self.dtype)  # OME-TIFF may leave planes out: they are 0
         for out, index in zip(values, self._pages[z], strict=True):
-            page = handle[int(index)]
-            if page is not None:
-                section = page.asarray().reshape(self.shape[1:])
+            with self._lock:  # all pages share one file position
+                page = handle[int(index)]
+                section = None if page is None else page.asarray().reshape(self.shape[1:])
+            if section is not None:
                 out[:] = section[y.start : y.stop, x.start : x.stop]
         return values[:, :: y.step, :: x.step]
 
