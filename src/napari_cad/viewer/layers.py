@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
 
-Role = Literal["image", "affinities", "segments", "embedding_rgb", "truth"]
+Role = Literal["image", "labels", "truth", "affinities", "segments", "embedding_rgb"]
 
 
 class LutLabels(LazyArray):
@@ -292,7 +292,8 @@ def add_or_update(
     viewer : ViewerModel
         Whose layers to look through and add to.
     role : str
-        "segments" and "truth" become labels layers that cannot be painted in, the rest images.
+        "segments", "truth" and "labels" become labels layers that cannot be painted in, the
+        rest images.
     data : array_like
         The layer's data.
     run : str
@@ -314,7 +315,7 @@ def add_or_update(
         layer.name = name
         layer.refresh()
         return layer
-    labels = role in ("segments", "truth")
+    labels = role in ("segments", "truth", "labels")
     rgb = bool(settings.get("rgb", False))
     arguments = {
         "name": name,
