@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -129,28 +130,27 @@ def apt_install(packages: list[str]) -> bool:
     )
 
 
-def can_apt_install() -> bool:
-    """Tell whether this is root on Debian or a relative."""
-    return shutil.which("apt-get") is not None and os.geteuid() == 0
-
-
 def system_packages() -> None:
     """Install the system libraries that are missing, or name them and how to get them."""
     if not sys.platform.startswith("linux"):
         return
     missing = [package for package, what in SYSTEM_PACKAGES.items() if not provided(what)]
+    if sys.prefix == "/usr" and not has_ensurepip():  # Debian keeps it in a package of its own
+        missing.append(f"python3.{sys.version_info[1]}-venv")
     if not missing:
         return
-    say(f"-- system packages that Qt, OpenGL and the tests need: {' '.join(missing)}")
-    if can_apt_install() and apt_install(missing):
-        return
+    is_debian = shutil.which("apt-get") is not None
+    if is_debian and os.geteuid() == 0:
+        say(f"-- installing system packages: {' '.join(missing)}")
+        if apt_install(missing):
+            return
     say("")
-    if shutil.which("apt-get"):
+    if is_debian:
         say("These system packages are missing. Install them with:")
         say(f"    sudo apt-get update && sudo apt-get install {' '.join(missing)}")
     else:
         say("Your distribution's packages hold these missing libraries and programs:")
-        say("    " + " ".join(SYSTEM_PACKAGES[package] for package in missing))
+        say("    " + " ".join(SYSTEM_PACKAGES.get(package, package) for package in missing))
     say("Going on without them: the command line works, the viewer may not.\n")
 
 
@@ -176,6 +176,12 @@ def venv_python() -> tuple[int, ...] | None:
     return tuple(map(int, answer.stdout.split())) if answer.returncode == 0 else None
 
 
+def has_ensurepip() -> bool:
+    """Tell whether this Python can put pip into a virtual environment."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("ensurepip") is not None
+
+
 def make_venv(stamp: dict[str, str]) -> None:
     """Make .venv, or keep the one that is there if it still works."""
     version = venv_python()
@@ -184,13 +190,10 @@ def make_venv(stamp: dict[str, str]) -> None:
     moved = stamp.get("root", str(ROOT)) != str(ROOT)  # its scripts name the old folder
     if version is not None and not moved:
         return
-    if importlib.util.find_spec("ensurepip") is None:  # Debian keeps it in a package of its own
-        package = f"python3.{sys.version_info[1]}-venv"
-        if not (can_apt_install() and (apt_install([package]) or apt_install(["python3-venv"]))):
-            raise Stop(
-                "This Python cannot make a virtual environment: its module ensurepip is missing.\n"
-                f"On Debian or Ubuntu: sudo apt-get install {package}"
-            )
+    if not has_ensurepip():
+        raise Stop(
+            "This Python cannot make a virtual environment: its module ensurepip is missing."
+        )
     say("-- making .venv")
     clear = ["--clear"] if VENV.exists() else []
     if subprocess.run([sys.executable, "-m", "venv", *clear, str(VENV)], check=False).returncode:
