@@ -2,8 +2,8 @@
 
     python benchmarks/bench_inference.py [--size 1024] [--rounds 5]
 
-Plain: the network as it is drawn, torch eager, batch norm unfolded, default memory layout,
-both sections encoded for the pair. Ours: folded, channels_last, the encoding of the earlier section
+Plain: the network as it is drawn, torch eager, batch norm unfolded, default memory layout, both
+sections encoded for the pair. Ours: folded, channels_last, the encoding of the earlier section
 reused from the pair before. Both from uint8 sections to stored affinities. Rounds alternate; medians.
 """
 

@@ -83,8 +83,9 @@ def random_pair(
 
 def _resample(image, truth, angle, zoom, shifts):
     grid = np.stack(
-        np.meshgrid(np.arange(PATCH) - PATCH / 2 + 0.5, np.arange(PATCH) - PATCH / 2 + 0.5,
-                    indexing="ij")
+        np.meshgrid(
+            np.arange(PATCH) - PATCH / 2 + 0.5, np.arange(PATCH) - PATCH / 2 + 0.5, indexing="ij"
+        )
     )
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
     centre = image.shape[1] / 2 - 0.5
@@ -127,7 +128,9 @@ def affinity_loss(cosine: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tor
     fraction = (same.sum() / known.sum().clamp(min=1)).clamp(0.05, 0.99)
     # both classes weigh alike, the rarer one by the weight of METHOD's class balance
     weight_same, weight_different = 0.5 / fraction, 0.5 / (1 - fraction)
-    error = same * weight_same * (1 - cosine) ** 2 + different * weight_different * F.relu(cosine) ** 2
+    error = (
+        same * weight_same * (1 - cosine) ** 2 + different * weight_different * F.relu(cosine) ** 2
+    )
     return error.sum() / known.sum().clamp(min=1)
 
 
@@ -180,8 +183,11 @@ def train(args: argparse.Namespace) -> None:
         partial = path.with_suffix(".partial")
         torch.save(
             {
-                "network": network.state_dict(), "average": average, "step": step,
-                "optimiser": optimiser.state_dict(), "rng": json.dumps(rng.bit_generator.state),
+                "network": network.state_dict(),
+                "average": average,
+                "step": step,
+                "optimiser": optimiser.state_dict(),
+                "rng": json.dumps(rng.bit_generator.state),
             },
             partial,
         )
@@ -212,8 +218,11 @@ def train(args: argparse.Namespace) -> None:
                 else:
                     average[name].copy_(value)
         if step % 50 == 0:
-            line = {"step": step, "loss": float(np.mean(losses)),
-                    "minutes": (time.monotonic() - started) / 60}
+            line = {
+                "step": step,
+                "loss": float(np.mean(losses)),
+                "minutes": (time.monotonic() - started) / 60,
+            }
             losses.clear()
             with (args.run / "curve.jsonl").open("a") as curve:
                 curve.write(json.dumps(line) + "\n")
@@ -221,9 +230,35 @@ def train(args: argparse.Namespace) -> None:
     save(state_path)
 
 
+def export(args: argparse.Namespace) -> None:
+    """Write the averaged weights of a run as a checkpoint, in half precision."""
+    from napari_cad.core.checkpoint import save_checkpoint
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+
+    state = torch.load(args.run / "state.pt", weights_only=True)
+    network = StudentNetwork(args.width)
+    network.load_state_dict(state["average"])
+    metadata = CheckpointMetadata(
+        name="default",
+        width=args.width,
+        voxel_size=(30.0, 6.0, 6.0),
+        threshold=args.threshold,
+        training_data="SNEMI3D training volume (Kasthuri et al. 2015, AC4; mouse somatosensory "
+        "cortex, ssSEM), sections 0-69, and synthetic sections of napari-cad's own generator",
+        licence="BSD-3-Clause; trained on data under the Open Data Commons Attribution License "
+        "(ODC-By 1.0), cite Kasthuri et al., Cell 162 (2015)",
+        notes=f"{state['step']} steps of {args.batch} pairs of {PATCH} x {PATCH} voxels, the "
+        "student alone, by scripts/train_default_student.py. Expects dark membranes and the full "
+        "grey range of uint8.",
+    )
+    save_checkpoint(args.export, network, metadata, half=True)
+
+
 def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--export", type=Path, help="write the averaged weights and stop")
+    parser.add_argument("--threshold", type=float, default=0.5, help="recommended, for --export")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/snemi3d_ac4"))
     parser.add_argument("--run", type=Path, default=Path("runs/default"))
     parser.add_argument("--steps", type=int, default=6000)
@@ -234,7 +269,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--synthetic-fraction", type=float, default=0.25)
     parser.add_argument("--synthetic-volumes", type=int, default=6)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.export is not None:
+        export(args)
+    else:
+        train(args)
 
 
 if __name__ == "__main__":
