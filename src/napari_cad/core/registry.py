@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pooch
 import requests.exceptions
 
-from napari_cad.core.checkpoint import Checkpoint, load_checkpoint
 from napari_cad.core.errors import CheckpointError
 from napari_cad.core.published import BASE_URL, PUBLISHED, PublishedCheckpoint, find_published
 
 if TYPE_CHECKING:
     import os
+
+    from napari_cad.core.checkpoint import Checkpoint
 
 __all__ = [
     "DEFAULT",
@@ -146,6 +147,9 @@ def resolve_checkpoint(
     CheckpointError
         If it is none of these, was not downloaded yet, or cannot be loaded.
     """
+    # here, since it imports torch: listing and downloading do without
+    from napari_cad.core.checkpoint import load_checkpoint
+
     name = str(name_or_path)
     if name == DEFAULT:
         return _load_default()
@@ -154,8 +158,7 @@ def resolve_checkpoint(
         if path is None:
             raise CheckpointError(
                 f"the published checkpoint {name} is not on this computer: download it with "
-                f"napari_cad.core.registry.download_published({name!r}), or give the path of a "
-                f"copy. Its licence: {PUBLISHED[name].licence}"
+                f"`napari-cad download {name}`, or give the path of a copy. Its licence: {PUBLISHED[name].licence}"
             )
         checkpoint = load_checkpoint(path)
         if checkpoint.sha256 != PUBLISHED[name].sha256:
@@ -174,6 +177,8 @@ def resolve_checkpoint(
 
 
 def _load_default() -> Checkpoint:
+    from napari_cad.core.checkpoint import load_checkpoint
+
     resource = importlib.resources.files("napari_cad") / "data" / _DEFAULT_FILE
     if not resource.is_file():
         raise CheckpointError(
