@@ -152,7 +152,7 @@ def test_one_section_is_held_at_a_time(name: str, tmp_path: Path) -> None:
         (6, 8, 8),
         tmp_path / name,
         voxel_size=None,
-        largest_label=5,
+        max_label=5,
         progress=progress,
     )
     assert asked == list(range(6))
@@ -188,9 +188,7 @@ def test_a_broken_export_leaves_nothing_and_loses_nothing(
         return old[z]
 
     with pytest.raises(KeyboardInterrupt):
-        export_labels(
-            section, old.shape, path, voxel_size=None, largest_label=5, overwrite=overwrite
-        )
+        export_labels(section, old.shape, path, voxel_size=None, max_label=5, overwrite=overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ([name] if overwrite else [])
     if overwrite:
         np.testing.assert_array_equal(np.asarray(open_volume(path).data), old)
@@ -237,12 +235,12 @@ def test_the_format_may_be_said(tmp_path: Path) -> None:
         (np.full((2, 2), -1), VolumeError, "labels from 0, got -1"),
     ],
 )
-@pytest.mark.parametrize("largest_label", [None, 9])
+@pytest.mark.parametrize("max_label", [None, 9])
 def test_what_is_no_label_section(
     section: Array,
     error: type[Exception],
     message: str,
-    largest_label: int | None,
+    max_label: int | None,
     tmp_path: Path,
 ) -> None:
     with pytest.raises(error, match=message):
@@ -251,7 +249,7 @@ def test_what_is_no_label_section(
             (1, 2, 2),
             tmp_path / "a.h5",
             voxel_size=None,
-            largest_label=largest_label,
+            max_label=max_label,
         )
     assert not list(tmp_path.iterdir())
 
@@ -261,7 +259,7 @@ def test_labels_never_wrap(tmp_path: Path) -> None:
     array[3, 0, 0] = 256
     with pytest.raises(VolumeError, match="section 3: expected labels up to 255, got 256"):
         export_labels(
-            array.__getitem__, array.shape, tmp_path / "a.h5", voxel_size=None, largest_label=255
+            array.__getitem__, array.shape, tmp_path / "a.h5", voxel_size=None, max_label=255
         )
     for wrong in (-1, 2**64):
         with pytest.raises(VolumeError, match=f"got {wrong}"):

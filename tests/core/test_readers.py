@@ -1040,18 +1040,28 @@ def test_objects_are_not_unpickled(tmp_path: Path) -> None:
         open_volume(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("compression", [5, 50000, 34887])
 def test_a_compression_without_its_decoder_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compression: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write("plain.tif deflate", tmp_path, stack())
+    path = Path(write("plain.tif deflate", tmp_path, stack()))
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for page in tif.pages:
+            page.tags["Compression"].overwrite(compression)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for place in (path, path.parent):
+        with pytest.raises(VolumeError, match=r"expected a compression.*pip install imagecodecs"):
+            open_volume(place)
 
-    class Missing:
-        def __getitem__(self, key: Any) -> Any:
-            raise KeyError(f"{key!r} requires the 'imagecodecs' package")
 
-    monkeypatch.setattr(tifffile.TIFF, "DECOMPRESSORS", Missing())
-    with pytest.raises(VolumeError, match="pip install imagecodecs"):
-        open_volume(path)
+@pytest.mark.parametrize("compression", ["lzw", "zstd", "packbits"])
+def test_other_compressions_where_their_decoder_is_installed(
+    compression: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack(), photometric="minisblack", compression=compression)
+    np.testing.assert_array_equal(np.asarray(open_volume(path).data), stack())
 
 
 def test_reading_needs_no_heavy_import() -> None:

@@ -43,7 +43,7 @@ def export_labels(
     origin: Sequence[float] = (0.0, 0.0, 0.0),
     format: Format | None = None,  # noqa: A002 - the word that a person looks for
     overwrite: bool = False,
-    largest_label: int | None = None,
+    max_label: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a label volume section by section.
@@ -68,7 +68,7 @@ def export_labels(
         Where the suffix does not say it.
     overwrite : bool
         Replace what is there.
-    largest_label : int, optional
+    max_label : int, optional
         Upper limit of the labels. Without it all sections are asked for twice, first to find the
         type.
     progress : callable, optional
@@ -88,7 +88,7 @@ def export_labels(
     ShapeError
         If a section does not have the shape (Y, X).
     VolumeError
-        If labels are negative, no integers, or larger than `largest_label`.
+        If labels are negative, no integers, or larger than `max_label`.
     """
     target = Path(os.path.abspath(os.path.expanduser(path)))
     chosen = _choose_format(target, format)
@@ -106,9 +106,9 @@ def export_labels(
     def section(index: int) -> np.ndarray[Any, Any]:
         return _checked(labels_source(index), (y, x), index)
 
-    if largest_label is None:
-        largest_label = max(int(section(index).max()) for index in range(z))
-    dtype = smallest_dtype(largest_label)
+    if max_label is None:
+        max_label = max(int(section(index).max()) for index in range(z))
+    dtype = smallest_dtype(max_label)
 
     def sections() -> Iterator[np.ndarray[Any, Any]]:
         for index in range(z):
@@ -116,9 +116,9 @@ def export_labels(
             if progress is not None and index > 0:
                 progress(index, z)
             labels = section(index)
-            if int(labels.max()) > largest_label:
+            if int(labels.max()) > max_label:
                 raise VolumeError(
-                    f"section {index}: expected labels up to {largest_label}, got {labels.max()}"
+                    f"section {index}: expected labels up to {max_label}, got {labels.max()}"
                 )
             yield np.ascontiguousarray(labels, dtype=dtype)
 
@@ -135,12 +135,12 @@ def export_labels(
     return target
 
 
-def smallest_dtype(largest_label: int) -> np.dtype[Any]:
-    """Find the smallest unsigned type that holds the labels 0 to `largest_label`.
+def smallest_dtype(max_label: int) -> np.dtype[Any]:
+    """Find the smallest unsigned type that holds the labels 0 to `max_label`.
 
     Parameters
     ----------
-    largest_label : int
+    max_label : int
         From 0 to 2⁶⁴ − 1.
 
     Returns
@@ -154,9 +154,9 @@ def smallest_dtype(largest_label: int) -> np.dtype[Any]:
         If no type holds it.
     """
     for name in ("uint8", "uint16", "uint32", "uint64"):
-        if 0 <= largest_label <= np.iinfo(name).max:
+        if 0 <= max_label <= np.iinfo(name).max:
             return np.dtype(name)
-    raise VolumeError(f"expected labels from 0 to 2^64 - 1, got {largest_label}")
+    raise VolumeError(f"expected labels from 0 to 2^64 - 1, got {max_label}")
 
 
 def _choose_format(target: Path, wanted: str | None) -> Format:

@@ -188,10 +188,10 @@ class IntensityMapping:
         out = np.empty(section.shape, np.float32)
         if section.dtype.kind in "iu" and section.dtype.itemsize <= 2:
             unsigned = np.dtype(f"u{section.dtype.itemsize}")
-            native = np.ascontiguousarray(section, dtype=section.dtype.newbyteorder("="))
+            contiguous = np.ascontiguousarray(section)
             # every value that the type can take, at the place of its bit pattern
-            every = np.arange(2 ** (8 * unsigned.itemsize), dtype=unsigned).view(native.dtype)
-            np.take(self._map(every, low, high), native.view(unsigned), out=out)
+            every = np.arange(2 ** (8 * unsigned.itemsize), dtype=unsigned).view(section.dtype)
+            np.take(self._map(every, low, high), contiguous.view(unsigned), out=out)
             return out
         rows = max(1, _BLOCK_VOXELS // max(1, int(np.prod(section.shape[1:]))))
         for start in range(0, len(section), rows):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_cad.core.errors import VolumeError
-from napari_cad.core.formats._files import READ_ERRORS, FileArray, Opened, unreadable
+from napari_cad.core.formats._files import (
+    READ_ERRORS,
+    FileArray,
+    Opened,
+    choose_axes,
+    unreadable,
+)
+from napari_cad.core.formats._tiff import check_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,8 +164,6 @@ def _read_image(file: Path) -> np.ndarray[Any, Any]:
 def _tiff_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
     import tifffile
 
-    from napari_cad.core.formats._files import choose_axes
-
     with tifffile.TiffFile(file) as tif:
         if len(tif.series) != 1:
             raise VolumeError(
@@ -166,6 +171,7 @@ def _tiff_header(file: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
                 f"{len(tif.series)} series"
             )
         series = tif.series[0]
+        check_decoder(series.keyframe, file)
         layout = choose_axes(series.shape, series.axes, {}, str(file))
         if layout.shape[0] != 1:
             raise VolumeError(

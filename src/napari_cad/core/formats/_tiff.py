@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import weakref
 import xml.etree.ElementTree as ElementTree
@@ -26,6 +27,9 @@ from napari_cad.core.formats._units import nm_per, voxel_size_in_nm
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: Compressions that need no other library: none, deflate (under two numbers), packbits, LZMA.
+_ALONE = (1, 8, 32773, 32946, 34925)
 
 
 class TiffPages(FileArray):
@@ -96,7 +100,7 @@ def open_tiff(path: Path, dataset: str | None) -> Opened:
             dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
             data = MappedArray(str(path), series.shape, dtype, offset, layout)
         else:
-            _check_decoder(keyframe, path)
+            check_decoder(keyframe, path)
             if keyframe.ndim != 2 or int(np.prod(series.shape[:-2])) != len(series.pages):
                 raise VolumeError(
                     f"{what}: expected one page per section, got {len(series.pages)} pages of "
@@ -161,17 +165,24 @@ def _check_imagej_length(tif: Any, series: Any, path: Path) -> None:
         )
 
 
-def _check_decoder(page: Any, path: Path) -> None:
+def check_decoder(page: Any, path: Path) -> None:
+    """Find out on opening, not at the first section, that a decoder is missing."""
     import tifffile
 
-    try:
-        tifffile.TIFF.DECOMPRESSORS[page.compression]
-        tifffile.TIFF.UNPREDICTORS[page.predictor]
-    except (KeyError, ImportError, ValueError) as error:
+    missing = None
+    if importlib.util.find_spec("imagecodecs") is None and page.compression not in _ALONE:
+        missing = f"{page.compression!r}"
+    else:
+        try:
+            tifffile.TIFF.DECOMPRESSORS[page.compression]
+            tifffile.TIFF.UNPREDICTORS[page.predictor]
+        except (KeyError, ImportError, ValueError) as error:
+            missing = describe(error)
+    if missing is not None:
         raise VolumeError(
-            f"{path}: expected a compression that can be decoded here, got {describe(error)}: "
-            "install imagecodecs (pip install imagecodecs), or save the file uncompressed"
-        ) from error
+            f"{path}: expected a compression that can be decoded here, got {missing}: install "
+            "imagecodecs (pip install imagecodecs), or save the file uncompressed"
+        )
 
 
 def _voxel_size(tif: Any, series: int) -> tuple[float, float, float] | None:
