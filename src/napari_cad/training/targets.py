@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.ndimage as ndi
 import torch
 
 from napari_cad.core.errors import ShapeError
@@ -53,16 +52,28 @@ def widen_borders(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """
     if labels.ndim not in (2, 3):
         raise ShapeError(f"labels have shape (Y, X) or (Z, Y, X), got {labels.shape}")
-    window = (1, 3, 3)[-labels.ndim :]
-    ids = labels
-    if ids.dtype.itemsize > 4:  # the filters compute in float64, which holds ids up to 2**53 only
-        ids = np.unique(np.maximum(labels, 0), return_inverse=True)[1].astype(np.int32)
-        ids = np.where(labels > 0, ids + 1, 0)
     # no id is above the highest value of its type: unlike max() + 1, this cannot overflow
-    no_id = np.where(ids > 0, ids, np.iinfo(ids.dtype).max)
-    lowest = ndi.minimum_filter(no_id, size=window, mode="mirror")
-    highest = ndi.maximum_filter(ids, size=window, mode="mirror")
-    return np.where((ids > 0) & (lowest < highest), 0, labels).astype(labels.dtype)
+    no_id = np.where(labels > 0, labels, np.iinfo(labels.dtype).max)
+    lowest, highest = _extreme(no_id, np.minimum), _extreme(labels, np.maximum)
+    return np.where((labels > 0) & (lowest < highest), 0, labels).astype(labels.dtype)
+
+
+def _extreme(values: npt.NDArray[Any], function: np.ufunc) -> npt.NDArray[Any]:
+    """Minimum or maximum of each 3×3 window within the section.
+
+    At the rim the window is cut off, which for an extreme is the same as reflecting. Many times
+    faster than scipy's filters, and exact for 64-bit ids, which those turn into float64.
+    """
+    for axis in (-2, -1):
+        out = values.copy()
+        n = values.shape[axis]
+        low = [slice(None)] * values.ndim
+        high = list(low)
+        low[axis], high[axis] = slice(0, n - 1), slice(1, n)
+        function(out[tuple(low)], values[tuple(high)], out=out[tuple(low)])
+        function(out[tuple(high)], values[tuple(low)], out=out[tuple(high)])
+        values = out
+    return values
 
 
 @dataclass(frozen=True)
