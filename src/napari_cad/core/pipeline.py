@@ -310,7 +310,10 @@ def _executor(config: SegmentationConfig, volume: EMVolume) -> Iterator[Any]:
     from joblib.externals.loky import ProcessPoolExecutor
 
     executor = ProcessPoolExecutor(max_workers=config.n_workers)
+    finished = False
     try:
         yield executor
+        finished = True
     finally:
-        executor.shutdown(wait=True, kill_workers=True)
+        # what an abandoned run still has in the queue is not worth waiting for
+        executor.shutdown(wait=True, kill_workers=not finished)
