@@ -191,7 +191,8 @@ class IntensityMapping:
             contiguous = np.ascontiguousarray(section)
             # every value that the type can take, at the place of its bit pattern
             every = np.arange(2 ** (8 * unsigned.itemsize), dtype=unsigned).view(section.dtype)
-            np.take(self._map(every, low, high), contiguous.view(unsigned), out=out)
+            # no index is outside, so "clip" changes nothing; "raise" would go through a buffer
+            np.take(self._map(every, low, high), contiguous.view(unsigned), out=out, mode="clip")
             return out
         rows = max(1, _BLOCK_VOXELS // max(1, int(np.prod(section.shape[1:]))))
         for start in range(0, len(section), rows):
