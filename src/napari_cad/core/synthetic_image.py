@@ -25,6 +25,7 @@ _MEMBRANE = 8.0  # deviation of the dark profile of one membrane
 _CLEFT = 7.0  # half the distance between the membranes of two neighbours
 _LABEL_GAP = 13.0  # the truth keeps this distance from the middle between two neurites
 _SECTION = 30.0  # what one picture integrates along z
+_RISE = 6.0  # over which changes with z are measured
 _MYELIN = 130.0
 _FAR = 200.0  # distances to the border above this are not told apart
 _REACH = 60.0  # so far from a border the second neurite must be right
@@ -67,7 +68,7 @@ class Microscope:
         vz, vy, vx = voxel_size
         self._y: F64 = np.arange(shape[1], dtype=np.float64) * vy
         self._x: F64 = np.arange(shape[2], dtype=np.float64) * vx
-        height = shape[0] * vz
+        height = shape[0] * vz + _RISE
         self._tissue = tissue
         rng = np.random.default_rng([seed, 1])
 
@@ -76,9 +77,10 @@ class Microscope:
 
         # amplitudes and spacings keep the bent coordinates from folding over
         self._bends = [
-            (110.0, smooth(800, 800, 2)),
-            (36.0, smooth(260, 280, 2)),
-            (6.0, smooth(75, 150, 2)),
+            (600.0, smooth(5000, 900, 2)),
+            (105.0, smooth(800, 220, 2)),
+            (36.0, smooth(260, 110, 2)),
+            (6.0, smooth(75, 60, 2)),
         ]
         self._glia = smooth(420, 420)
         self._membranes = smooth(170, 120, 3)
@@ -88,9 +90,9 @@ class Microscope:
         """Return picture and neurites (0 on membranes) of a section."""
         rng = np.random.default_rng([self._seed, 2, z])
         height = z * self._voxel_size[0]
-        y, x = self._coordinates(rng, height)
+        y, x, flow = self._coordinates(rng, height)
         discs = self._tissue.discs(height)
-        partition = self._partition(discs, y, x, height)
+        partition = self._partition(discs, y, x, flow, height)
         neurite = np.append(discs.owner, len(self._tissue.grey))[partition.first]
         myelin = np.append(self._tissue.myelinated, False)[neurite]
         gap = _LABEL_GAP + 0.25 * np.minimum(partition.smear, 60)
@@ -100,11 +102,11 @@ class Microscope:
         grey = self._cytoplasm(rng, height, partition, neurite)
         self._draw_contents(grey, height, discs, partition, y, x)
         self._draw_membranes(grey, height, discs, partition)
-        grey[myelin] = 0.08 + 0.12 * grey[myelin]
+        grey[myelin] = 0.13 + 0.15 * grey[myelin]
         return self._expose(rng, grey), labels
 
-    def _coordinates(self, rng: np.random.Generator, height: float) -> tuple[F32, F32]:
-        """Where in the unbent tissue the pixels lie: jitter first, then the bends."""
+    def _coordinates(self, rng: np.random.Generator, height: float) -> tuple[F32, F32, F32]:
+        """Where in the unbent tissue the pixels lie, y and x, and how that changes with z."""
         y = np.repeat(self._y[:, None], len(self._x), axis=1).astype(np.float32)
         x = np.repeat(self._x[None, :], len(self._y), axis=0).astype(np.float32)
         shift = rng.normal(0, 5.0, 2) * self._jitter
@@ -113,13 +115,16 @@ class Microscope:
         x += warp[1] + np.float32(shift[1])
         # the bends are looked up at the pixel, not where jitter moved it: it moves by less than
         # their spacing, so this only changes the warp a little
+        flow = np.zeros((2, *y.shape), np.float32)
         for amplitude, bend in self._bends:
-            dy, dx = bend.at(height)
-            y += np.float32(amplitude) * dy
-            x += np.float32(amplitude) * dx
-        return y, x
+            here = np.float32(amplitude) * bend.at(height)
+            y += here[0]
+            x += here[1]
+            flow += np.float32(amplitude) * bend.at(height + _RISE) - here
+        flow /= np.float32(_RISE)
+        return y, x, flow
 
-    def _partition(self, discs: Discs, y: F32, x: F32, height: float) -> Partition:
+    def _partition(self, discs: Discs, y: F32, x: F32, flow: F32, height: float) -> Partition:
         """Share out the section among the discs."""
         n = len(discs.radius)
         nearest = np.full(y.shape, np.inf, np.float32)
@@ -149,7 +154,8 @@ class Microscope:
         motion = np.append(0.5 * motion, np.zeros((3, 1)), axis=1).astype(np.float32)
         # the normal points into the first disc, so that growing moves the border against it
         here, there = motion[:, first], motion[:, second]
-        speed = (here[0] + there[0]) * normal_y + (here[1] + there[1]) * normal_x
+        speed = (here[0] + there[0] - flow[0]) * normal_y
+        speed += (here[1] + there[1] - flow[1]) * normal_x
         speed += there[2] - here[2]
         return Partition(first, second, distance, np.abs(speed) * np.float32(_SECTION), -nearest)
 
@@ -202,10 +208,10 @@ class Microscope:
         own = np.append(self._tissue.grey, -0.5).astype(np.float32)[neurite]
         grain = self._grain(rng, partition.first.shape, 7.0)
         coarse = self._grain(rng, partition.first.shape, 16.0)
-        granular = 0.8 + 0.25 * cloud[0]
-        grain -= 0.25 * (grain * grain - 1)  # dark grains are small, the bright between them wide
+        granular = 0.85 + 0.18 * cloud[0]
+        grain -= 0.12 * (grain * grain - 1)  # dark grains are small, the bright between them wide
         grey = _CYTOPLASM + 0.08 * own + 0.015 * cloud[1]
-        grey += granular * (0.065 * grain + 0.035 * coarse)
+        grey += granular * (0.06 * grain + 0.035 * coarse)
         result: F32 = grey.astype(np.float32)
         return result
 
@@ -311,7 +317,7 @@ class Microscope:
                 folds = np.clip(np.cos(phase) + 0.6 * rough_depth, -0.4, 1) * (depth > 13.0)
                 dark = np.where(depth > 0, 0.38 + 0.1 * folds, 0.0) + 0.24 * rim
             else:
-                dark = 0.6 * rim - 0.08 * (depth > 10.0)
+                dark = 0.75 * rim - 0.08 * (depth > 10.0)
             grey[window] *= 1 - dark.astype(np.float32)
 
     def _draw_membranes(self, grey: F32, height: float, discs: Discs, partition: Partition) -> None:

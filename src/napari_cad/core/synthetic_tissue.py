@@ -212,7 +212,7 @@ class Tissue:
         for step, z in enumerate(self._z):
             drift = 0.9 * drift + 0.09 * rng.standard_normal(drift.shape)
             move = (slope + drift) * STEP
-            place = place + move + self._push(place + move, self._radius[step], 0.5 * STEP)
+            place = place + move + self._push(place + move, self._radius[step], STEP)
             waiting = spines[born >= z]  # under the skin of the dendrite it will grow from
             parent = self.owner[waiting]
             depth = np.maximum(0.0, self._radius[step, parent] - 60.0)[:, None]
@@ -270,9 +270,9 @@ class Tissue:
             rng, disc, height, radius=(90, 210), half_length=(250, 900), aspect=(1, 2.2), lying=0.3
         )
         self._mitochondria = _apart(self._mitochondria, radius)
-        disc = np.repeat(main, rng.poisson(radius / 250.0 * height / 450.0))
+        disc = np.repeat(main, rng.poisson(radius / 250.0 * height / 300.0))
         self._cisternae = _organelles(
-            rng, disc, height, radius=(16, 42), half_length=(50, 200), aspect=(1, 5), lying=0.0
+            rng, disc, height, radius=(18, 46), half_length=(50, 200), aspect=(1, 5), lying=0.0
         )
         count = np.where(self.is_dendrite, 2 + radius / 40.0, 1.6)
         disc = np.repeat(main, rng.poisson(count))
@@ -325,8 +325,8 @@ def _calibres(rng: np.random.Generator, area: float) -> F64:
 def _own_slopes(rng: np.random.Generator, calibre: F64) -> F64:
     """Draw the way each neurite wants to go: mostly along z, a few nearly in the plane."""
     n = len(calibre)
-    steep = np.where(rng.random(n) < 0.2, rng.uniform(1.2, 3.0, n), rng.lognormal(-1.0, 0.5, n))
-    steep = np.where(calibre > _DENDRITE_RADIUS, np.minimum(steep, 0.6), steep)
+    steep = np.where(rng.random(n) < 0.25, rng.uniform(1.5, 3.5, n), rng.lognormal(-0.2, 0.5, n))
+    steep = np.where(calibre > _DENDRITE_RADIUS, np.minimum(steep, 1.0), steep)
     way = rng.uniform(0, 2 * np.pi, n)
     slopes: F64 = steep[:, None] * np.stack([np.sin(way), np.cos(way)], axis=1)
     return slopes
