@@ -1,0 +1,1 @@
+"""Correcting a segmentation by edits of its region graph; no display, no voxels written."""

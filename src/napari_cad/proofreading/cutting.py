@@ -1,0 +1,323 @@
+"""Cutting a segment between seeds: from a click to a preview, from a preview to changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from napari_cad.proofreading.cut import CutPreview, minimum_cut
+from napari_cad.proofreading.edits import ApplyPatch, Change, CutEdges, LinkFragments
+from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePreviewError
+from napari_cad.proofreading.operations import (
+    Plan,
+    conflict_with_links,
+    new_links,
+    refuse_locked,
+)
+from napari_cad.proofreading.patch import divide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from napari_cad.proofreading.decisions import Decisions
+    from napari_cad.proofreading.patch import Division
+    from napari_cad.proofreading.session import ProofreadingSession
+
+    Voxel = tuple[int, int, int]
+    Seed = int | Voxel
+
+RED, BLUE = 1, 2
+
+
+def preview_cut(
+    session: ProofreadingSession,
+    red: Sequence[Seed],
+    blue: Sequence[Seed],
+    *,
+    keep: Literal["red", "blue"] | None,
+) -> CutPreview:
+    """Work out a cut; see `ProofreadingSession.preview_cut`."""
+    if not red or not blue:
+        raise ProofreadingError(f"a cut needs seeds on both sides, got {len(red)} and {len(blue)}")
+    seeds = [(seed, RED) for seed in red] + [(seed, BLUE) for seed in blue]
+    fragment = [_fragment_of_seed(session, seed) for seed, _ in seeds]
+    segment = _common_segment(session, fragment, len(red))
+    refuse_locked(session, (segment,), "cut")
+    division, colours = _divide_shared(session, fragment, seeds)
+    network = _Network(session, segment, division)
+
+    red_nodes = [f for f, (_, c) in zip(fragment, seeds, strict=True) if c == RED]
+    blue_nodes = [f for f, (_, c) in zip(fragment, seeds, strict=True) if c == BLUE]
+    if division is not None:
+        gone = set(division.patch.removed)
+        parts = list(zip(division.patch.fragments, colours, strict=True))
+        red_nodes = [f for f in red_nodes if f not in gone] + [f for f, c in parts if c == RED]
+        blue_nodes = [f for f in blue_nodes if f not in gone] + [f for f, c in parts if c == BLUE]
+    is_red, broken = network.cut(red_nodes, blue_nodes)
+    u, v = network.u, network.v
+    crossing = is_red[u] != is_red[v]
+    area = network.area[crossing].astype(np.int64)
+    keeper = {"red": red_nodes[0], "blue": blue_nodes[0], None: None}[keep]
+    return CutPreview(
+        segment=segment,
+        red=network.nodes[is_red],
+        blue=network.nodes[~is_red],
+        edges=network.edges[crossing],
+        n_contacts=int(area.sum()),
+        affinity=_mean(network.mean[crossing], area),
+        position=network.position[crossing],
+        links=broken,
+        division=division,
+        n_red_parts=network.count_parts(is_red),
+        n_blue_parts=network.count_parts(~is_red),
+        seeds={"red": [_plain(seed) for seed in red], "blue": [_plain(seed) for seed in blue]},
+        keep=keeper,
+        revision=session.revision,
+    )
+
+
+def plan_cut(session: ProofreadingSession, preview: CutPreview, *, force: bool) -> Plan:
+    """Work out the changes that make a previewed cut.
+
+    Raises
+    ------
+    StalePreviewError
+        If there was an edit since the preview.
+    ConflictError
+        If it takes apart what was merged by hand, and is not forced to.
+    """
+    if preview.revision != session.revision:
+        raise StalePreviewError("there was an edit since this cut was previewed: preview it again")
+    if preview.links and not force:
+        raise ConflictError((conflict_with_links(session, preview.segment, preview.links),))
+    changes: list[Change] = []
+    cut = preview.edges.tolist()
+    if preview.division is not None:
+        changes += patch_changes(session, preview.division)
+    if preview.links:
+        changes.append(LinkFragments(preview.links).inverse())
+    changes.append(CutEdges(tuple(cut)))
+    details = {"seeds": preview.seeds, "contacts": preview.n_contacts}
+    if preview.n_contacts:
+        details["affinity"] = round(preview.affinity, 4)
+    warnings = tuple(
+        f"the {colour} side falls into {n} segments: its seeds are not connected on that side"
+        for colour, n in (("red", preview.n_red_parts), ("blue", preview.n_blue_parts))
+        if n > 1
+    )
+    return Plan(
+        "cut",
+        tuple(changes),
+        preview.keep,
+        (preview.segment,),
+        preview.division,
+        details,
+        warnings,
+    )
+
+
+def patch_changes(
+    session: ProofreadingSession, division: Division, painted: frozenset[int] = frozenset()
+) -> list[Change]:
+    """List the patch, and what its fragments and edges take over from those they replace.
+
+    Fragments that are `painted` take over no links: the brush has decided where they belong.
+    """
+    patch = division.patch
+    changes: list[Change] = [ApplyPatch(patch)]
+    inherited = inherited_cuts(session.decisions, division)
+    if inherited.any():
+        changes.append(CutEdges(tuple(np.asarray(patch.edges)[inherited].tolist())))
+    gone, instead = _moved_links(session, division, painted)
+    if gone:
+        changes.append(LinkFragments(tuple(gone)).inverse())
+    if instead:
+        changes.append(LinkFragments(new_links(session, instead)))
+    return changes
+
+
+def inherited_cuts(decisions: Decisions, division: Division) -> npt.NDArray[np.bool_]:
+    """Which edges of a division are parts of an edge that the person cut."""
+    parent = division.parent_edges
+    result: npt.NDArray[np.bool_] = (parent >= 0) & decisions.cut[np.maximum(parent, 0)]
+    return result
+
+
+def _moved_links(
+    session: ProofreadingSession, division: Division, painted: frozenset[int] = frozenset()
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Links of fragments that go, and the same between the parts that come.
+
+    The part that has most contact with the other end inherits the link, otherwise the largest.
+    """
+    patch = division.patch
+    removed = set(patch.removed)
+    gone = [pair for pair in session.decisions.links if not removed.isdisjoint(pair)]
+    parts: dict[int, list[int]] = {}
+    for part, parent in zip(patch.fragments, patch.parents, strict=True):
+        if part not in painted:
+            parts.setdefault(parent, []).append(part)
+    contact = dict(zip(zip(patch.u, patch.v, strict=True), patch.area, strict=True))
+    size = dict(zip(patch.fragments, patch.sizes, strict=True))
+    instead = []
+    for u, v in gone:
+        options = [
+            (contact.get((min(a, b), max(a, b)), 0), size.get(a, 0) + size.get(b, 0), (a, b))
+            for a in parts.get(u, [u])
+            for b in parts.get(v, [v])
+            if a not in removed and b not in removed
+        ]
+        if options:
+            a, b = max(options)[2]
+            instead.append((min(a, b), max(a, b)))
+    return gone, instead
+
+
+def _common_segment(session: ProofreadingSession, fragments: list[int], n_red: int) -> int:
+    segments = [session.segment_of(fragment) for fragment in fragments]
+    if len(set(segments)) > 1:
+        red, blue = (sorted(set(part)) for part in (segments[:n_red], segments[n_red:]))
+        raise ProofreadingError(
+            f"all seeds of a cut lie in one segment, got red ones in {red} and blue ones in {blue}"
+        )
+    return segments[0]
+
+
+def _divide_shared(
+    session: ProofreadingSession, fragment: list[int], seeds: list[tuple[Seed, int]]
+) -> tuple[Division | None, list[int]]:
+    """Divide the fragments that have seeds of both colours; also the colour of every part."""
+    colours: dict[int, set[int]] = {}
+    for f, (_, colour) in zip(fragment, seeds, strict=True):
+        colours.setdefault(f, set()).add(colour)
+    shared = [f for f, found in colours.items() if len(found) == 2]
+    if not shared:
+        return None, []
+    # only here: a session that never divides a fragment need not load scikit-image
+    from napari_cad.proofreading.fragment_split import split_by_seeds
+
+    corner, before, affinities = session.voxels.around(shared)
+    parts = np.zeros(before.shape, np.int32)
+    part_colours: list[int] = []
+    for f in shared:
+        inside: dict[int, list[Voxel]] = {RED: [], BLUE: []}
+        for g, (seed, colour) in zip(fragment, seeds, strict=True):
+            if g != f:
+                continue
+            if not isinstance(seed, tuple):
+                raise ProofreadingError(
+                    f"fragment {f} is red and blue at once: to divide it, give voxels as seeds"
+                )
+            z, y, x = (int(s) - c for s, c in zip(seed, corner, strict=True))
+            inside[colour].append((z, y, x))
+        new, found = split_by_seeds(
+            before == f, affinities, inside[RED], inside[BLUE], session.source.voxel_size
+        )
+        parts += np.where(new > 0, new + len(part_colours), 0).astype(np.int32)
+        part_colours += found
+    number = session.next_patch
+    return divide(session.graph, number, corner, before, parts, affinities), part_colours
+
+
+class _Network:
+    """The fragments of a segment and what is between them, as if a division were applied."""
+
+    def __init__(
+        self, session: ProofreadingSession, segment: int, division: Division | None
+    ) -> None:
+        graph, decisions = session.graph, session.decisions
+        members = session.fragments_of(segment)
+        edges = graph.edges_within(members)
+        # every edge that is not cut counts, also beyond the threshold: a higher one would join it
+        edges = edges[~decisions.cut[edges]]
+        links = [p for p in decisions.links if session.lut[p[0]] == segment]
+        if division is not None:
+            removed = np.array(division.patch.removed)
+            edges = edges[~np.isin(graph.u[edges], removed) & ~np.isin(graph.v[edges], removed)]
+            gone, instead = _moved_links(session, division)
+            links = [pair for pair in links if pair not in set(gone)] + instead
+            members = np.setdiff1d(members, removed)
+        columns: list[npt.NDArray[Any]] = [
+            graph.u[edges],
+            graph.v[edges],
+            graph.mean[edges],
+            graph.area[edges],
+            graph.position[edges],
+            graph.join[edges],
+        ]
+        self.edges = edges
+        if division is not None:
+            patch = division.patch
+            members = np.concatenate([members, np.array(patch.fragments)])
+            inside = np.isin(patch.u, members) & np.isin(patch.v, members)
+            inside &= ~inherited_cuts(decisions, division)
+            added = (
+                patch.u, patch.v, patch.mean, patch.area, patch.position, patch.join_score
+            )  # fmt: skip
+            columns = [
+                np.concatenate([column, np.asarray(new, column.dtype)[inside]])
+                for column, new in zip(columns, added, strict=True)
+            ]
+            self.edges = np.concatenate([edges, np.array(patch.edges)[inside]])
+        self.nodes = members.astype(np.int64)
+        u, v, self.mean, self.area, self.position, join = columns
+        self.u, self.v = np.searchsorted(self.nodes, u), np.searchsorted(self.nodes, v)
+        self._holds = join < decisions.threshold
+        self._links = np.searchsorted(self.nodes, np.array(links, np.int64).reshape(-1, 2))
+
+    def cut(
+        self, red: list[int], blue: list[int]
+    ) -> tuple[npt.NDArray[np.bool_], tuple[tuple[int, int], ...]]:
+        """Which nodes are on the red side, and the links that are broken."""
+        reds, blues = np.searchsorted(self.nodes, red), np.searchsorted(self.nodes, blue)
+        n, capacity = len(self.nodes), self.mean.astype(np.float64) * self.area
+        is_red = minimum_cut(n, self.u, self.v, capacity, reds, blues, self._links)
+        if is_red is None:
+            # red and blue are linked: break links, but as few as possible
+            a, b = self._links.T
+            dear = np.full(len(a), capacity.sum() + 1.0)
+            is_red = minimum_cut(
+                n,
+                np.concatenate([self.u, a]),
+                np.concatenate([self.v, b]),
+                np.concatenate([capacity, dear]),
+                reds,
+                blues,
+                np.zeros((0, 2), np.int64),
+            )
+        if is_red is None:
+            raise ProofreadingError("a fragment is red and blue at once")
+        a, b = self._links.T
+        broken = self.nodes[self._links[is_red[a] != is_red[b]]]
+        return is_red, tuple((int(u), int(v)) for u, v in broken)
+
+    def count_parts(self, side: npt.NDArray[np.bool_]) -> int:
+        """Count the segments that a side falls into."""
+        u = np.concatenate([self.u[self._holds], self._links[:, 0]])
+        v = np.concatenate([self.v[self._holds], self._links[:, 1]])
+        here = side[u] & side[v]
+        n = len(self.nodes)
+        matrix = coo_array((np.ones(int(here.sum()), np.bool_), (u[here], v[here])), shape=(n, n))
+        part = connected_components(matrix.tocsr(), directed=False)[1]
+        return len(np.unique(part[side]))
+
+
+def _mean(values: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> float:
+    return float(np.average(values, weights=weights)) if weights.any() else float("nan")
+
+
+def _plain(seed: Seed) -> object:
+    return [int(s) for s in seed] if isinstance(seed, tuple) else int(seed)
+
+
+def _fragment_of_seed(session: ProofreadingSession, seed: Seed) -> int:
+    """Find the fragment that a seed means: itself, or the one at a voxel."""
+    if isinstance(seed, tuple):
+        return session.voxels.fragment_at(seed)
+    session.segment_of(seed)  # there is such a fragment
+    return int(seed)

@@ -1,0 +1,293 @@
+"""Where a person should look next: questions about edges, the most rewarding ones first.
+
+A question is an edge: do its two sides belong together? What an answer is worth is the probability
+that it changes something times what the change is worth. The first is highest where the join score
+is close to the threshold, the second grows with the smaller of the two sides; so questions are
+ranked by closeness × size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_cad.proofreading.session import ProofreadingSession
+
+#: How far from the threshold a join score may be and still be asked about.
+BAND = 0.2
+
+#: Distance of the join score from the threshold over which closeness falls to 1/e.
+_CLOSENESS_SCALE = 0.1
+
+#: Questions that are kept: nobody answers more, and ranking them anew takes milliseconds.
+_LIMIT = 50_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: whether the two sides of an edge belong together.
+
+    Attributes
+    ----------
+    edge : int
+        Number of the edge; see `napari_cad.proofreading.questions` for the answers.
+    fragments : (int, int)
+        Its ends.
+    segments : (int, int)
+        Segments of its ends; twice the same where the edge is inside a segment.
+    joined : bool
+        Whether the two sides are one segment now, so that «no» is a cut and «yes» changes nothing.
+    join_score, affinity : float
+    area : int
+        Contacts of the edge, in voxel faces.
+    position : (float, float, float)
+        (z, y, x) in voxels; not numbers where it is not known.
+    smaller_side : int
+        Voxels.
+    postponed : bool
+        Whether the person answered «later» before.
+    """
+
+    edge: int
+    fragments: tuple[int, int]
+    segments: tuple[int, int]
+    joined: bool
+    join_score: float
+    affinity: float
+    area: int
+    position: tuple[float, float, float]
+    smaller_side: int
+    postponed: bool
+
+
+class UncertaintyQueue:
+    """The questions of a session, ranked as it stands at the time of asking.
+
+    The candidates are found when the queue is made and when the threshold has moved since, in a
+    second or so for a million fragments; ranking them after an edit takes milliseconds.
+
+    Parameters
+    ----------
+    session : ProofreadingSession
+    band : float
+        Ask about edges whose join score is no further from the threshold than this.
+    kind : {"all", "joined", "separate"}
+        Ask only about edges inside segments ("joined": suspected merge errors) or only about
+        edges between segments ("separate": suspected split errors).
+    min_size : int
+        Smallest side that is asked about, in voxels.
+    """
+
+    def __init__(
+        self,
+        session: ProofreadingSession,
+        *,
+        band: float = BAND,
+        kind: str = "all",
+        min_size: int = 1,
+    ) -> None:
+        self._session = session
+        self._band = band
+        self._kind = kind
+        self._min_size = min_size
+        self._visited: list[int] = []
+        self._at = -1
+        self._threshold: float | None = None
+        self._edges = np.zeros(0, np.int64)
+        self._inner_size = np.zeros(0, np.int64)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find the candidates anew, for the threshold as it is."""
+        session = self._session
+        self._threshold = session.threshold
+        inner, inner_size = self._inner_edges()
+        outer = self._outer_edges()
+        edges = np.concatenate([inner, outer])
+        size = np.concatenate([inner_size, np.zeros(len(outer), np.int64)])
+        self._edges, self._inner_size = edges, size
+        order = self._order()[:_LIMIT]
+        self._edges, self._inner_size = edges[order], size[order]
+
+    def ranked(self, n: int | None = None) -> list[Question]:
+        """List the `n` questions that come first (by default all), one per pair of sides."""
+        self._follow_threshold()
+        order = self._order()
+        if n is not None:
+            order = order[: 8 * n + 64]  # several edges may ask the same
+        edges = self._edges[order]
+        first = self._distinct(edges)
+        return [self._question(int(edges[i]), int(order[i])) for i in first[:n]]
+
+    def next(self) -> Question | None:
+        """Go one question on; None if there is none left.
+
+        What was visited and not answered is not asked again before everything else was; what was
+        postponed comes last.
+        """
+        self._follow_threshold()
+        order = self._order()
+        valid = set(self._edges[order].tolist())
+        while self._at + 1 < len(self._visited):
+            self._at += 1
+            if self._visited[self._at] in valid:
+                return self._lookup(self._visited[self._at])
+        if not len(order):
+            return None
+        edges = self._edges[order]
+        fresh = ~self._asks_the_same(edges, self._visited)
+        chosen = int(edges[np.argmax(fresh)])  # the first one if all were visited
+        self._visited.append(chosen)
+        self._at = len(self._visited) - 1
+        return self._lookup(chosen)
+
+    def previous(self) -> Question | None:
+        """Go one question back, to one that is still open; None if there is none."""
+        self._follow_threshold()
+        valid = set(self._edges[self._order()].tolist())
+        while self._at > 0:
+            self._at -= 1
+            if self._visited[self._at] in valid:
+                return self._lookup(self._visited[self._at])
+        return None
+
+    def progress(self) -> tuple[int, int]:
+        """How many questions are left, and of how many: those and the ones answered."""
+        self._follow_threshold()
+        left = len(self._distinct(self._edges[self._order()]))
+        answered = sum(answer != "later" for answer in self._session.decisions.answers.values())
+        return left, left + answered
+
+    # ---------------------------------------------------------------- candidates
+
+    def _outer_edges(self) -> npt.NDArray[np.int64]:
+        """Find the strongest edge between each two segments that join within the band."""
+        session, graph = self._session, self._session.graph
+        t = session.threshold
+        if self._kind == "joined":
+            return np.zeros(0, np.int64)
+        edges = np.flatnonzero((graph.join >= t) & (graph.join <= t + self._band))
+        a, b = session.lut[graph.u[edges]], session.lut[graph.v[edges]]
+        apart = (a != b) & (a != 0) & (b != 0) & ~session.decisions.cut[edges]
+        edges, a, b = edges[apart], a[apart], b[apart]
+        key = np.minimum(a, b).astype(np.uint64) << np.uint64(32) | np.maximum(a, b)
+        order = np.lexsort((-graph.capacity(edges), key))
+        new = np.ones(len(order), np.bool_)
+        new[1:] = key[order][1:] != key[order][:-1]
+        strongest: npt.NDArray[np.int64] = edges[order[new]]
+        return strongest
+
+    def _inner_edges(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Edges that join two parts within the band below the threshold, and the smaller part.
+
+        One edge per join, of the merge forest; the parts are those just before the join.
+        """
+        session, graph = self._session, self._session.graph
+        source, t = session.source, session.threshold
+        if self._kind == "separate":
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        forest = source.forest_edges()
+        join = source.join_score[forest]
+        low, high = np.searchsorted(join, [t - self._band, t])
+        forest = forest[low:high]
+        part = source.base_lut(t - self._band)
+        size = np.bincount(part, weights=source.sizes).astype(np.int64).tolist()
+        ends = part[graph.u[forest]].tolist(), part[graph.v[forest]].tolist()
+        # a union-find over the parts, in the order of joining; few enough for a loop
+        parent: dict[int, int] = {}
+        smaller = []
+        for a, b in zip(*ends, strict=True):
+            while (above := parent.get(a)) is not None:
+                a = above
+            while (above := parent.get(b)) is not None:
+                b = above
+            if size[a] < size[b]:
+                a, b = b, a
+            smaller.append(size[b])
+            parent[b] = a
+            size[a] += size[b]
+        return forest, np.array(smaller, np.int64)
+
+    # ---------------------------------------------------------------- ranking
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        """Rank the candidates that are open, the most rewarding first."""
+        session, graph = self._session, self._session.graph
+        edges = self._edges
+        u, v = graph.u[edges], graph.v[edges]
+        a, b = session.lut[u], session.lut[v]
+        lock, decisions = session.decisions.lock, session.decisions
+        inside = a == b
+        sizes = session.segment_sizes()
+        size = np.where(inside, self._inner_size, np.minimum(sizes[a], sizes[b]))
+        # inside a segment only joins of the forest are asked about, and they have a size
+        is_open = (a != 0) & (b != 0) & ~decisions.cut[edges] & (size >= max(self._min_size, 1))
+        is_open &= (lock[u] == 0) & (lock[v] == 0)
+        answered = [e for e, answer in decisions.answers.items() if answer != "later"]
+        is_open &= ~np.isin(edges, answered)
+        distance = np.abs(graph.join[edges] - np.float32(session.threshold))
+        priority = np.exp(-distance / _CLOSENESS_SCALE) * size
+        later = [e for e, answer in decisions.answers.items() if answer == "later"]
+        postponed = np.isin(edges, later)
+        chosen = np.flatnonzero(is_open)
+        keys = (-graph.capacity(edges[chosen]), -priority[chosen], postponed[chosen])
+        result: npt.NDArray[np.int64] = chosen[np.lexsort(keys)]
+        return result
+
+    def _sides(self, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Name what an edge asks about by two numbers: segments, or inside one the edge itself."""
+        graph, lut = self._session.graph, self._session.lut
+        a = lut[graph.u[edges]].astype(np.int64)
+        b = lut[graph.v[edges]].astype(np.int64)
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        return np.stack([np.where(a == b, -1, low), np.where(a == b, edges, high)], axis=1)
+
+    def _distinct(self, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Find the first edge for every question."""
+        if not len(edges):
+            return np.zeros(0, np.int64)
+        return np.sort(np.unique(self._sides(edges), axis=0, return_index=True)[1])
+
+    def _asks_the_same(
+        self, edges: npt.NDArray[np.int64], visited: list[int]
+    ) -> npt.NDArray[np.bool_]:
+        mine = self._sides(edges)
+        theirs = self._sides(np.array(visited, np.int64))
+        factor = self._session.graph.n_edges + len(self._session.lut) + 2
+        result: npt.NDArray[np.bool_] = np.isin(
+            mine[:, 0] * factor + mine[:, 1], theirs[:, 0] * factor + theirs[:, 1]
+        )
+        return result
+
+    def _follow_threshold(self) -> None:
+        if self._threshold != self._session.threshold:
+            self.refresh()
+
+    def _lookup(self, edge: int) -> Question:
+        return self._question(edge, int(np.flatnonzero(self._edges == edge)[0]))
+
+    def _question(self, edge: int, index: int) -> Question:
+        session, graph = self._session, self._session.graph
+        u, v = int(graph.u[edge]), int(graph.v[edge])
+        a, b = int(session.lut[u]), int(session.lut[v])
+        smaller = (
+            int(self._inner_size[index]) if a == b else min(session.size_of(a), session.size_of(b))
+        )
+        z, y, x = graph.position[edge].tolist()
+        return Question(
+            edge=edge,
+            fragments=(u, v),
+            segments=(a, b),
+            joined=a == b,
+            join_score=float(graph.join[edge]),
+            affinity=float(graph.mean[edge]),
+            area=int(graph.area[edge]),
+            position=(z, y, x),
+            smaller_side=smaller,
+            postponed=session.decisions.answers.get(edge) == "later",
+        )

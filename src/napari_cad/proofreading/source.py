@@ -1,0 +1,325 @@
+"""What a session works on: a region graph with join scores, and the voxels behind it.
+
+From a store everything is there. From plain arrays the graph is enough; what else is given adds
+features: fragments and affinities let a fragment be divided, sizes make ranks and statistics
+count voxels instead of fragments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from napari_cad.core.agglomeration import segment_lut
+from napari_cad.core.errors import ShapeError
+from napari_cad.core.region_graph import FRAGMENT_COLUMNS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_cad.core.store import SegmentationStore
+
+    #: Rows of the graph, and their u, v and join score.
+    _Forest = tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.float32],
+    ]
+
+
+class ArrayLike(Protocol):
+    """What is asked of fragments and affinities: numpy, zarr, h5py and dask arrays all do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent along each axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """Values, as anything that np.asarray takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProofreadingSource:
+    """A segmentation to be corrected. Make one with `from_store` or `from_arrays`.
+
+    Attributes
+    ----------
+    n_fragments : int
+        Highest fragment id.
+    u, v : ndarray, shape (n,), uint32
+        Fragments of each edge, u < v, sorted by (u, v), no pair twice.
+    mean : ndarray, shape (n,), float32 in (0, 1)
+        Mean affinity of the contacts.
+    area : ndarray, shape (n,), uint32
+        Number of contacts, in voxel faces.
+    position : ndarray, shape (n, 3), float32
+        Place of the contact, (z, y, x) in voxels.
+    join_score : ndarray, shape (n,), float32
+        Edge score at which the two fragments first come together, inf = never.
+    threshold : float
+        To begin with.
+    sizes : ndarray, shape (n_fragments + 1,), int64
+        Voxels of each fragment; 1 where they are not known.
+    boxes : ndarray, shape (n_fragments + 1, 6), int32, or None
+        Half-open bounding box of each fragment: z, y, x start, then z, y, x stop.
+    centroids : ndarray, shape (n_fragments + 1, 3), float32, or None
+        (z, y, x) in voxels.
+    fragments : array-like, shape (Z, Y, X), uint32, or None
+        Fragment ids, 0 = background.
+    affinities : array-like, shape (3, Z, Y, X), uint8, or None
+        As in a store: channels z, y, x, level q stands for (q + 0.5) / 256.
+    voxel_size : tuple of float, or None
+        (z, y, x) in nm.
+    signature : dict
+        Tells this segmentation from every other; JSON-able.
+    notes : tuple of str
+        What cannot be done with it, for the person.
+    """
+
+    n_fragments: int
+    u: npt.NDArray[np.uint32]
+    v: npt.NDArray[np.uint32]
+    mean: npt.NDArray[np.float32]
+    area: npt.NDArray[np.uint32]
+    position: npt.NDArray[np.float32]
+    join_score: npt.NDArray[np.float32]
+    threshold: float
+    sizes: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.int32] | None = None
+    centroids: npt.NDArray[np.float32] | None = None
+    fragments: ArrayLike | None = None
+    affinities: ArrayLike | None = None
+    voxel_size: tuple[float, float, float] | None = None
+    signature: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    _forest: list[_Forest] = field(init=False, default_factory=list, repr=False)
+
+    def base_lut(self, threshold: float) -> npt.NDArray[np.uint32]:
+        """Fragment → segment at a threshold, before any edit.
+
+        Parameters
+        ----------
+        threshold : float
+            Agglomeration threshold, an edge score.
+
+        Returns
+        -------
+        ndarray, shape (n_fragments + 1,), uint32
+            lut[0] = 0; the id of a segment is the smallest of its fragments' ids.
+        """
+        self.forest_edges()
+        _, u, v, score = self._forest[0]
+        joined = slice(0, int(np.searchsorted(score, threshold)))
+        return segment_lut(self.n_fragments, u[joined], v[joined], score[joined], threshold)
+
+    def forest_edges(self) -> npt.NDArray[np.int64]:
+        """Edges that give the same segments at every threshold as all do.
+
+        A minimum spanning forest: at most one edge less than there are fragments. Of the edges
+        with one join score between the same two parts, the one with the most affinity × area.
+
+        Returns
+        -------
+        ndarray, shape (m,), int64
+            Rows of the graph in rising order of the join score, those that never join left out.
+            Found on the first call, in seconds for millions of edges.
+        """
+        if not self._forest:
+            edges = _spanning_forest(self)
+            columns = (self.u[edges], self.v[edges], self.join_score[edges])
+            self._forest.append((edges, *columns))
+        return self._forest[0][0]
+
+    @classmethod
+    def from_store(
+        cls, store: SegmentationStore, merge_function: str | None = None
+    ) -> ProofreadingSource:
+        """Take everything from a finished run.
+
+        Parameters
+        ----------
+        store : SegmentationStore
+            Of a finished run.
+        merge_function : str, optional
+            By default the one last chosen.
+
+        Raises
+        ------
+        StoreError
+            If the run is not finished.
+        """
+        merge_function = merge_function or store.merge_function
+        graph = store.region_graph()
+        table = store.fragment_table()
+        n = graph.n_fragments
+        columns = {name: table[:, i] for i, name in enumerate(FRAGMENT_COLUMNS)}
+        rows = columns["id"].astype(np.int64)
+        sizes = np.zeros(n + 1, np.int64)
+        boxes = np.zeros((n + 1, 6), np.int32)
+        centroids = np.zeros((n + 1, 3), np.float32)
+        sizes[rows] = columns["size"]
+        bounds = [f"{axis}_{end}" for end in ("start", "stop") for axis in "zyx"]
+        for i, name in enumerate(bounds):
+            boxes[rows, i] = columns[name]
+        for i, axis in enumerate("zyx"):
+            centroids[rows, i] = columns[axis]
+        return cls.from_arrays(
+            graph.u,
+            graph.v,
+            graph.mean,
+            store.join_scores(merge_function),
+            threshold=store.threshold,
+            n_fragments=n,
+            area=graph.area,
+            position=graph.position,
+            sizes=sizes,
+            boxes=boxes,
+            centroids=centroids,
+            fragments=store.fragments,
+            affinities=store.affinities,
+            voxel_size=store.voxel_size,
+            signature={"store": store.settings["signature"], "merge_function": merge_function},
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        u: npt.ArrayLike,
+        v: npt.ArrayLike,
+        mean: npt.ArrayLike,
+        join_score: npt.ArrayLike,
+        *,
+        threshold: float = 0.5,
+        n_fragments: int | None = None,
+        area: npt.ArrayLike | None = None,
+        position: npt.ArrayLike | None = None,
+        sizes: npt.ArrayLike | None = None,
+        boxes: npt.NDArray[np.int32] | None = None,
+        centroids: npt.NDArray[np.float32] | None = None,
+        fragments: ArrayLike | None = None,
+        affinities: ArrayLike | None = None,
+        voxel_size: tuple[float, float, float] | None = None,
+        signature: dict[str, Any] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> ProofreadingSource:
+        """Make one from the columns of a region graph.
+
+        Parameters
+        ----------
+        u, v : array-like, shape (n,), integer
+            Ids of the two fragments of each edge, in any order, counted from 1.
+        mean : array-like, shape (n,), float in [0, 1]
+            Mean affinity of each edge.
+        join_score : array-like, shape (n,), float
+            Edge score at which its fragments first come together, inf = never.
+        threshold : float
+            To begin with.
+        n_fragments : int, optional
+            Highest fragment id; by default the highest in an edge.
+        area : array-like, shape (n,), optional
+            Contacts of each edge in voxel faces; by default 1.
+        position : array-like, shape (n, 3), optional
+            (z, y, x) in voxels; by default not a number.
+        sizes, boxes, centroids, fragments, affinities, voxel_size, signature, notes
+            As in the class; the graph itself is added to the signature.
+
+        Raises
+        ------
+        ShapeError
+            If columns differ in length, an id is below 1 or above `n_fragments`, an edge leads
+            from a fragment to itself, or a pair stands there twice.
+        """
+        low, high = _ordered_pairs(u, v)
+        n_edges = len(low)
+        columns: dict[str, npt.NDArray[Any]] = {
+            "mean": np.asarray(mean, np.float32),
+            "join_score": np.asarray(join_score, np.float32),
+            "area": np.ones(n_edges, np.uint32) if area is None else np.asarray(area, np.uint32),
+            "position": (
+                np.full((n_edges, 3), np.nan, np.float32)
+                if position is None
+                else np.asarray(position, np.float32)
+            ),
+        }
+        for name, column in columns.items():
+            if len(column) != n_edges:
+                raise ShapeError(f"{n_edges} edges need as many of {name}, got {len(column)}")
+        highest = int(high.max(initial=0))
+        n = highest if n_fragments is None else n_fragments
+        if highest > n:
+            raise ShapeError(f"an edge names fragment {highest}, but there are {n}")
+        key = low.astype(np.uint64) << np.uint64(32) | high
+        if (key[1:] <= key[:-1]).any():
+            order = np.argsort(key, kind="stable")
+            key, low, high = key[order], low[order], high[order]
+            columns = {name: column[order] for name, column in columns.items()}
+            if (key[1:] == key[:-1]).any():
+                raise ShapeError("an edge stands there twice: unite the rows of each pair first")
+        voxels = np.ones(n + 1, np.int64) if sizes is None else np.asarray(sizes, np.int64)
+        if len(voxels) != n + 1:
+            raise ShapeError(f"{n} fragments need {n + 1} sizes (0 first), got {len(voxels)}")
+        return cls(
+            n_fragments=n,
+            u=low,
+            v=high,
+            threshold=float(threshold),
+            sizes=voxels,
+            boxes=boxes,
+            centroids=centroids,
+            fragments=fragments,
+            affinities=affinities,
+            voxel_size=voxel_size,
+            signature={**(signature or {}), "graph": _digest(n, low, high, columns["join_score"])},
+            notes=notes,
+            **columns,
+        )
+
+
+def _ordered_pairs(
+    u: npt.ArrayLike, v: npt.ArrayLike
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """Both ends of edges, the lower id first."""
+    a, b = np.asarray(u), np.asarray(v)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ShapeError(f"u and v are two lists of one length, got {a.shape} and {b.shape}")
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    if low.size and (low.min() < 1 or high.max() > np.iinfo(np.uint32).max):
+        raise ShapeError(
+            f"fragment ids are 1 … 2³² − 1 (0 is background, without edges), got {low.min()} to "
+            f"{high.max()}"
+        )
+    if (low == high).any():
+        raise ShapeError(f"fragment {low[low == high][0]} has an edge to itself")
+    return low.astype(np.uint32), high.astype(np.uint32)
+
+
+def _digest(n_fragments: int, *columns: npt.NDArray[Any]) -> str:
+    """Digest of what the numbers in a log refer to, and of what follows from them."""
+    digest = hashlib.sha256(str(n_fragments).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _spanning_forest(source: ProofreadingSource) -> npt.NDArray[np.int64]:
+    ever = np.flatnonzero(np.isfinite(source.join_score))
+    capacity = source.mean[ever] * source.area[ever]
+    order = np.lexsort((-capacity, source.join_score[ever]))
+    # ranks as weights, counted from 1: they break ties, and scipy takes a weight of 0 for no edge
+    weight = np.empty(len(order), np.float64)
+    weight[order] = np.arange(1, len(order) + 1)
+    n = source.n_fragments + 1
+    matrix = coo_array((weight, (source.u[ever], source.v[ever])), shape=(n, n)).tocsr()
+    rank = np.sort(minimum_spanning_tree(matrix).data.astype(np.int64)) - 1
+    result: npt.NDArray[np.int64] = ever[order[rank]]
+    return result
