@@ -215,7 +215,7 @@ def test_unknown_names(cache):
 
 def test_a_published_checkpoint_is_never_downloaded_by_itself(cache, monkeypatch):
     monkeypatch.setattr("pooch.retrieve", lambda *a, **k: pytest.fail("a download"))
-    with pytest.raises(CheckpointError, match=r"download_published\('wafer4'\).*no licence"):
+    with pytest.raises(CheckpointError, match=r"napari-cad download wafer4.*no licence"):
         resolve_checkpoint("wafer4", cache=cache)
     assert files_in(cache) == []
 

@@ -158,7 +158,8 @@ def resolve_checkpoint(
         if path is None:
             raise CheckpointError(
                 f"the published checkpoint {name} is not on this computer: download it with "
-                f"`napari-cad download {name}`, or give the path of a copy. Its licence: {PUBLISHED[name].licence}"
+                f"`napari-cad download {name}`, or give the path of a copy. Its "
+                f"licence: {PUBLISHED[name].licence}"
             )
         checkpoint = load_checkpoint(path)
         if checkpoint.sha256 != PUBLISHED[name].sha256:
