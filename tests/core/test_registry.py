@@ -263,3 +263,15 @@ def test_the_default_checkpoint(monkeypatch, tmp_path):
     checkpoint = resolve_checkpoint("default")
     assert checkpoint.metadata == metadata
     assert checkpoint.path == path
+
+
+def test_the_embedded_checkpoint_is_small_and_says_what_it_is():
+    checkpoint = resolve_checkpoint(DEFAULT)
+    assert checkpoint.path is not None
+    assert checkpoint.path.stat().st_size < 4_000_000
+    assert checkpoint.metadata.name == "default"
+    assert checkpoint.metadata.voxel_size is not None
+    assert checkpoint.metadata.training_data
+    assert checkpoint.metadata.licence
+    # the published files must not be bundled
+    assert find_published(checkpoint.sha256) is None
