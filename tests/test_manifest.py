@@ -75,18 +75,15 @@ def test_reader_leaves_common_images_to_napari(manifest: PluginManifest) -> None
     assert any(reader.accepts_directories for reader in manifest.contributions.readers)
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty folder", "folder of text", "text named .h5"])
+@pytest.mark.parametrize("kind", ["missing", "empty folder", "folder of text"])
 def test_reader_declines_what_is_not_ours(kind: str, tmp_path: Path) -> None:
     from napari_cad.viewer.reader import get_reader
 
     path = tmp_path / "thing"
-    if kind in ("empty folder", "folder of text"):
+    if kind != "missing":
         path.mkdir()
-        if kind == "folder of text":
-            (path / "notes.txt").write_text("no sections here")
-    elif kind == "text named .h5":
-        path = tmp_path / "thing.h5"
-        path.write_text("no HDF5 here")
+    if kind == "folder of text":
+        (path / "notes.txt").write_text("no sections here")
     assert get_reader(str(path)) is None
 
 
