@@ -360,6 +360,12 @@ def test_paths_that_are_not_there_are_split_too(text: str, expected: Any) -> Non
     assert split_path(text) == expected
 
 
+def test_a_drive_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "C").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert split_path(r"C:\data\missing.tif") == (r"C:\data\missing.tif", None)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no colons in names on this system")
 def test_a_colon_may_be_part_of_a_name(tmp_path: Path) -> None:
     folder = tmp_path / "a:b.h5"
@@ -1003,6 +1009,22 @@ def test_truncation_is_said_on_opening(tmp_path: Path) -> None:
         os.truncate(path, int(path.stat().st_size * 0.6))
         with pytest.raises(VolumeError, match=path.name):
             open_volume(path)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 63])
+def test_imagej_describes_all_sections_in_the_first_page(missing: int, tmp_path: Path) -> None:
+    """As ImageJ writes stacks of more than 4 GiB: one page, and the voxels of all behind it."""
+    path, array = tmp_path / "a.tif", stack()
+    description = "ImageJ=1.54f\nimages=4\nslices=4\n"
+    tifffile.imwrite(path, array[0], description=description, metadata=None)
+    with path.open("ab") as file:
+        file.write(array[1:].tobytes())
+    os.truncate(path, path.stat().st_size - missing)
+    if missing:
+        with pytest.raises(VolumeError, match=r"truncated.*expected 4 images, got 1"):
+            open_volume(path)
+    else:
+        np.testing.assert_array_equal(np.asarray(open_volume(path).data), array)
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.h5", "a.mrc", "a.npy", "a.png", "a.bmp", "a.jpg"])
