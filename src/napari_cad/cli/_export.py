@@ -38,6 +38,7 @@ def export(
         store.shape,
         output,
         voxel_size=store.voxel_size,
+        origin=store.origin,
         max_label=int(lut.max(initial=0)),
         overwrite=overwrite,
     )

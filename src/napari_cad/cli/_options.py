@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -31,15 +32,12 @@ def parse_range(text: str | None, option: str) -> tuple[int | None, int | None] 
     """
     if text is None:
         return None
-    start, colon, stop = text.partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        return (int(start) if start.strip() else None, int(stop) if stop.strip() else None)
-    except ValueError:
+    if not re.fullmatch(r"\d*:\d*", text):
         raise typer.BadParameter(
             f"expected START:STOP such as 80:100, got {text!r}", param_hint=option
-        ) from None
+        )
+    start, _, stop = text.partition(":")
+    return int(start) if start else None, int(stop) if stop else None
 
 
 def parse_crop(

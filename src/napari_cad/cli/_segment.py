@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from napari_cad.cli._options import (
     parse_range,
     parse_voxel_size,
 )
+
+if TYPE_CHECKING:
+    from napari_cad.core.intensity import IntensityMapping
 
 _IN = "Intensity"
 _RUN = "Where and how it runs"
@@ -152,14 +155,14 @@ def segment(
         )
 
 
-def _intensity(method: str | None, limits: str | None, invert: bool):  # type: ignore[no-untyped-def]
+def _intensity(method: str | None, limits: str | None, invert: bool) -> IntensityMapping | None:
     """Make the intensity mapping that the options ask for, None where they ask for none."""
     from napari_cad.core.intensity import IntensityMapping
 
     if limits is not None:
         numbers = parse_numbers(limits, 2, "--limits")
         assert numbers is not None
-        return IntensityMapping("limits", *numbers, invert=invert)
+        return IntensityMapping("limits", numbers[0], numbers[1], invert=invert)
     if method is not None or invert:
         return IntensityMapping(method or "dtype", invert=invert)  # type: ignore[arg-type]
     return None

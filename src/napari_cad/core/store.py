@@ -322,7 +322,7 @@ class SegmentationStore:
 
     def sections_done(self, stage: Stage) -> npt.NDArray[np.bool_]:
         """Which sections a stage has finished, shape (Z,), bool."""
-        return self.counts(stage) != _NOT_DONE
+        return np.not_equal(self.counts(stage), _NOT_DONE)
 
     def is_done(self, stage: Stage, z: int) -> bool:
         """Whether a stage has finished section `z`."""
@@ -445,7 +445,8 @@ class SegmentationStore:
             raise StoreError(
                 f"{self.path} has no agglomeration by {merge_function} yet: run it first"
             )
-        return cast("Any", self._array(f"agglomeration/{merge_function}/{name}")[:])
+        column = self._array(f"agglomeration/{merge_function}/{name}")[:]
+        return cast("npt.NDArray[Any]", column)
 
     def merge_history(self, merge_function: str | None = None) -> MergeHistory:
         """Merge history of a merge function (by default the one last chosen)."""
@@ -492,7 +493,7 @@ def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: b
     space: dict[str, Any] = {"type": "space"}
     if volume.voxel_size is not None:
         space["unit"] = "nanometer"
-    axes = [{"name": axis, **space} for axis in "zyx"]
+    axes: list[dict[str, Any]] = [{"name": axis, **space} for axis in "zyx"]
     scale = list(volume.voxel_size or (1.0, 1.0, 1.0))
     origin = list(volume.origin)
     if channels:
@@ -507,5 +508,6 @@ def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: b
         "datasets": [{"path": "0", "coordinateTransformations": transforms}],
     }
     group = parent.create_group(name)
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscales]}
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscales]}
+    group.attrs["ome"] = ome
     return group
