@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Arrays are tiny here: threads would cost more than they give, above all on a busy machine. Set
+# before anything imports numpy or torch, and inherited by child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
