@@ -8,8 +8,8 @@ from the synthetic generator. Nothing else is read: not sections 70–99, no pub
     python scripts/train_default_student.py --run runs/default --export student.safetensors
 
 The run is resumed where it stopped; the learning rate is constant and falls to zero over the last
-quarter of `--steps`, so that a finished run can be taken up again with a larger `--steps` from the
-state kept before the fall (`before_decay.pt`).
+`--decay` of `--steps` steps, so that a finished run can be taken up again with a larger `--steps`
+from the state kept before the fall (`before_decay.pt`).
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def pair_loss(network: StudentNetwork, image: torch.Tensor, truth: torch.Tensor)
     return z + y + x
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm up over 100 steps, hold, fall to zero over the last quarter."""
-    decay = min(1.0, (steps - step) / (0.25 * steps))
+def learning_rate(step: int, steps: int, decay_steps: int) -> float:
+    """Warm up over 100 steps, hold, fall to zero over the last `decay_steps`."""
+    decay = min(1.0, (steps - step) / decay_steps)
     return LEARNING_RATE * min(1.0, (step + 1) / 100) * decay
 
 
@@ -195,10 +195,10 @@ def train(args: argparse.Namespace) -> None:
 
     started, losses = time.monotonic(), []
     while step < args.steps and time.monotonic() - started < 60 * args.minutes:
-        if step == int(0.75 * args.steps):
+        if step == args.steps - args.decay:
             save(args.run / "before_decay.pt")
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args.steps)
+            group["lr"] = learning_rate(step, args.steps, args.decay)
         choice = rng.choice(len(volumes), size=args.batch, p=probabilities)
         pairs = [random_pair(*volumes[i], rng) for i in choice]
         image = torch.from_numpy(np.stack([p[0] for p in pairs]))
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/snemi3d_ac4"))
     parser.add_argument("--run", type=Path, default=Path("runs/default"))
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--decay", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--width", type=int, default=16)
