@@ -94,6 +94,20 @@ def reject(session: ProofreadingSession, edge: int, *, force: bool = False) -> O
     return session.commit(_answering(session, plan, edge, "reject"))
 
 
+def reject_by(
+    session: ProofreadingSession, edge: int, preview: CutPreview, *, force: bool = False
+) -> Outcome:
+    """Answer with a cut of the person's own making that the two sides do not belong together.
+
+    Raises
+    ------
+    StalePreviewError, ConflictError
+        As for `ProofreadingSession.apply_cut`.
+    """
+    plan = plan_cut(session, preview, force=force)
+    return session.commit(_answering(session, plan, edge, "reject"))
+
+
 def postpone(session: ProofreadingSession, edge: int) -> Outcome:
     """Answer later: the question comes last."""
     return session.commit(_answering(session, Plan("later", ()), edge, "later"))

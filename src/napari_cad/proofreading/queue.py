@@ -4,6 +4,14 @@ A question is an edge: do its two sides belong together? What an answer is worth
 that it changes something times what the change is worth. The first is highest where the join score
 is close to the threshold, the second grows with the smaller of the two sides; so questions are
 ranked by closeness × size.
+
+The probability also depends on the contact itself: two sides that touch with a high affinity mostly
+belong together, and two that touch with a low one mostly do not, whatever led to the join score. So
+a question between segments weighs more with the mean affinity of the contact, and one inside a
+segment with what that lacks to 1.
+
+The scales below were chosen on sections 56–75 of the AC4 stack by how much of the VOI that answers
+could gain came early.
 """
 
 from __future__ import annotations
@@ -13,16 +21,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_cad.proofreading.candidates import Candidates, inner_candidates, outer_candidates
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.proofreading.session import ProofreadingSession
 
 #: How far from the threshold a join score may be and still be asked about.
-BAND = 0.2
+BAND = 0.3
 
 #: Distance of the join score from the threshold over which closeness falls to 1/e.
-_CLOSENESS_SCALE = 0.1
+_CLOSENESS_SCALE = 0.15
 
 #: Questions that are kept: nobody answers more, and ranking them anew takes milliseconds.
 _LIMIT = 50_000
@@ -98,21 +108,20 @@ class UncertaintyQueue:
         self._visited: list[int] = []
         self._at = -1
         self._threshold: float | None = None
-        self._edges = np.zeros(0, np.int64)
-        self._inner_size = np.zeros(0, np.int64)
+        self._candidates = Candidates.none()
         self.refresh()
 
     def refresh(self) -> None:
         """Find the candidates anew, for the threshold as it is."""
         session = self._session
         self._threshold = session.threshold
-        inner, inner_size = self._inner_edges()
-        outer = self._outer_edges()
-        edges = np.concatenate([inner, outer])
-        size = np.concatenate([inner_size, np.zeros(len(outer), np.int64)])
-        self._edges, self._inner_size = edges, size
-        order = self._order()[:_LIMIT]
-        self._edges, self._inner_size = edges[order], size[order]
+        parts = [Candidates.none()]
+        if self._kind != "separate":
+            parts.append(inner_candidates(session, self._band))
+        if self._kind != "joined":
+            parts.append(outer_candidates(session, self._band))
+        self._candidates = Candidates.concatenate(parts)
+        self._candidates = self._candidates.take(self._order()[:_LIMIT])
 
     def ranked(self, n: int | None = None) -> list[Question]:
         """List the `n` questions that come first (by default all), one per pair of sides."""
@@ -120,9 +129,24 @@ class UncertaintyQueue:
         order = self._order()
         if n is not None:
             order = order[: 8 * n + 64]  # several edges may ask the same
-        edges = self._edges[order]
+        edges = self._candidates.edges[order]
         first = self._distinct(edges)
         return [self._question(int(edges[i]), int(order[i])) for i in first[:n]]
+
+    def any(self, rng: np.random.Generator) -> Question | None:
+        """Take any open question that was not postponed: what a ranking has to be better than."""
+        self._follow_threshold()
+        order = self._order()
+        edges = self._candidates.edges[order]
+        open_edges = [
+            i
+            for i in self._distinct(edges).tolist()
+            if self._session.decisions.answers.get(int(edges[i])) != "later"
+        ]
+        if not open_edges:
+            return None
+        chosen = open_edges[int(rng.integers(len(open_edges)))]
+        return self._question(int(edges[chosen]), int(order[chosen]))
 
     def next(self) -> Question | None:
         """Go one question on; None if there is none left.
@@ -132,14 +156,14 @@ class UncertaintyQueue:
         """
         self._follow_threshold()
         order = self._order()
-        valid = set(self._edges[order].tolist())
+        valid = set(self._candidates.edges[order].tolist())
         while self._at + 1 < len(self._visited):
             self._at += 1
             if self._visited[self._at] in valid:
                 return self._lookup(self._visited[self._at])
         if not len(order):
             return None
-        edges = self._edges[order]
+        edges = self._candidates.edges[order]
         fresh = ~self._asks_the_same(edges, self._visited)
         chosen = int(edges[np.argmax(fresh)])  # the first one if all were visited
         self._visited.append(chosen)
@@ -149,7 +173,7 @@ class UncertaintyQueue:
     def previous(self) -> Question | None:
         """Go one question back, to one that is still open; None if there is none."""
         self._follow_threshold()
-        valid = set(self._edges[self._order()].tolist())
+        valid = set(self._candidates.edges[self._order()].tolist())
         while self._at > 0:
             self._at -= 1
             if self._visited[self._at] in valid:
@@ -159,79 +183,35 @@ class UncertaintyQueue:
     def progress(self) -> tuple[int, int]:
         """How many questions are left, and of how many: those and the ones answered."""
         self._follow_threshold()
-        left = len(self._distinct(self._edges[self._order()]))
+        left = len(self._distinct(self._candidates.edges[self._order()]))
         answered = sum(answer != "later" for answer in self._session.decisions.answers.values())
         return left, left + answered
-
-    # ---------------------------------------------------------------- candidates
-
-    def _outer_edges(self) -> npt.NDArray[np.int64]:
-        """Find the strongest edge between each two segments that join within the band."""
-        session, graph = self._session, self._session.graph
-        t = session.threshold
-        if self._kind == "joined":
-            return np.zeros(0, np.int64)
-        edges = np.flatnonzero((graph.join >= t) & (graph.join <= t + self._band))
-        a, b = session.lut[graph.u[edges]], session.lut[graph.v[edges]]
-        apart = (a != b) & (a != 0) & (b != 0) & ~session.decisions.cut[edges]
-        edges, a, b = edges[apart], a[apart], b[apart]
-        key = np.minimum(a, b).astype(np.uint64) << np.uint64(32) | np.maximum(a, b)
-        order = np.lexsort((-graph.capacity(edges), key))
-        new = np.ones(len(order), np.bool_)
-        new[1:] = key[order][1:] != key[order][:-1]
-        strongest: npt.NDArray[np.int64] = edges[order[new]]
-        return strongest
-
-    def _inner_edges(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Edges that join two parts within the band below the threshold, and the smaller part.
-
-        One edge per join, of the merge forest; the parts are those just before the join.
-        """
-        session, graph = self._session, self._session.graph
-        source, t = session.source, session.threshold
-        if self._kind == "separate":
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        forest = source.forest_edges()
-        join = source.join_score[forest]
-        low, high = np.searchsorted(join, [t - self._band, t])
-        forest = forest[low:high]
-        part = source.base_lut(t - self._band)
-        size = np.bincount(part, weights=source.sizes).astype(np.int64).tolist()
-        ends = part[graph.u[forest]].tolist(), part[graph.v[forest]].tolist()
-        # a union-find over the parts, in the order of joining; few enough for a loop
-        parent: dict[int, int] = {}
-        smaller = []
-        for a, b in zip(*ends, strict=True):
-            while (above := parent.get(a)) is not None:
-                a = above
-            while (above := parent.get(b)) is not None:
-                b = above
-            if size[a] < size[b]:
-                a, b = b, a
-            smaller.append(size[b])
-            parent[b] = a
-            size[a] += size[b]
-        return forest, np.array(smaller, np.int64)
 
     # ---------------------------------------------------------------- ranking
 
     def _order(self) -> npt.NDArray[np.int64]:
         """Rank the candidates that are open, the most rewarding first."""
         session, graph = self._session, self._session.graph
-        edges = self._edges
+        edges = self._candidates.edges
         u, v = graph.u[edges], graph.v[edges]
         a, b = session.lut[u], session.lut[v]
         lock, decisions = session.decisions.lock, session.decisions
         inside = a == b
         sizes = session.segment_sizes()
-        size = np.where(inside, self._inner_size, np.minimum(sizes[a], sizes[b]))
+        size = np.where(
+            inside,
+            np.minimum(self._candidates.inner_size, sizes[a]),  # cuts may have made it smaller
+            np.minimum(sizes[a], sizes[b]),
+        )
         # inside a segment only joins of the forest are asked about, and they have a size
         is_open = (a != 0) & (b != 0) & ~decisions.cut[edges] & (size >= max(self._min_size, 1))
         is_open &= (lock[u] == 0) & (lock[v] == 0)
         answered = [e for e, answer in decisions.answers.items() if answer != "later"]
         is_open &= ~np.isin(edges, answered)
         distance = np.abs(graph.join[edges] - np.float32(session.threshold))
-        priority = np.exp(-distance / _CLOSENESS_SCALE) * size
+        affinity = self._candidates.affinity
+        weight = np.where(inside, 1 - affinity, affinity) ** 2
+        priority = np.exp(-distance / _CLOSENESS_SCALE) * weight * size
         later = [e for e, answer in decisions.answers.items() if answer == "later"]
         postponed = np.isin(edges, later)
         chosen = np.flatnonzero(is_open)
@@ -269,14 +249,16 @@ class UncertaintyQueue:
             self.refresh()
 
     def _lookup(self, edge: int) -> Question:
-        return self._question(edge, int(np.flatnonzero(self._edges == edge)[0]))
+        return self._question(edge, int(np.flatnonzero(self._candidates.edges == edge)[0]))
 
     def _question(self, edge: int, index: int) -> Question:
         session, graph = self._session, self._session.graph
         u, v = int(graph.u[edge]), int(graph.v[edge])
         a, b = int(session.lut[u]), int(session.lut[v])
         smaller = (
-            int(self._inner_size[index]) if a == b else min(session.size_of(a), session.size_of(b))
+            int(self._candidates.inner_size[index])
+            if a == b
+            else min(session.size_of(a), session.size_of(b))
         )
         z, y, x = graph.position[edge].tolist()
         return Question(

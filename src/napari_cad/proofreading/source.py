@@ -142,7 +142,11 @@ class ProofreadingSource:
 
     @classmethod
     def from_store(
-        cls, store: SegmentationStore, merge_function: str | None = None
+        cls,
+        store: SegmentationStore,
+        merge_function: str | None = None,
+        *,
+        threshold: float | None = None,
     ) -> ProofreadingSource:
         """Take everything from a finished run.
 
@@ -152,6 +156,8 @@ class ProofreadingSource:
             Of a finished run.
         merge_function : str, optional
             By default the one last chosen.
+        threshold : float, optional
+            To begin with; by default the one last chosen.
 
         Raises
         ------
@@ -178,7 +184,7 @@ class ProofreadingSource:
             graph.v,
             graph.mean,
             store.join_scores(merge_function),
-            threshold=store.threshold,
+            threshold=store.threshold if threshold is None else threshold,
             n_fragments=n,
             area=graph.area,
             position=graph.position,
