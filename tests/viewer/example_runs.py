@@ -76,3 +76,8 @@ def segment(volume, checkpoint, store_path, options, overwrite=False):
     yield SectionDone("agglomeration", n_sections - 1, 1, 1)
     yield Segmented(store.lut())
     yield Finished(str(store.path), store.n_fragments, 4, 1.0)
+
+
+def download(name):
+    yield StageStarted("download", 1)
+    yield SectionDone("download", 0, 1, 1)

@@ -248,6 +248,7 @@ def test_an_existing_layer_is_updated_and_keeps_its_looks(viewer, fragments, lut
     new = LutLabels(fragments, lut)
     assert show(viewer, new) is layer
     assert layer.data is new
+    assert not layer.editable
     assert layer.opacity == 0.3
     assert not layer.visible
     np.testing.assert_array_equal(layer.scale, (1, 2, 3))

@@ -6,13 +6,14 @@ run shows `lut[fragments]`, so that a new segmentation is a new LUT.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_cad.core._lazy import LazyArray
 from napari_cad.core.errors import ShapeError, VolumeError
+from napari_cad.core.jobs import Served
 from napari_cad.core.volume import EMVolume, VolumeSource
 
 if TYPE_CHECKING:
@@ -152,6 +153,16 @@ class Placement:
             settings |= {"scale": voxel_size, "translate": origin, "units": ("nm",) * 3}
         return cls(3, settings)
 
+    def from_section(self, z: int) -> Placement:
+        """Place a layer that begins at section `z` of this one."""
+        if z == 0:
+            return self
+        step = np.zeros(self.ndim)
+        step[0] = z * self.settings["scale"][0]
+        rotation = np.asarray(self.settings.get("rotate", np.eye(self.ndim)))
+        moved = np.asarray(self.settings["translate"]) + rotation @ step
+        return Placement(self.ndim, self.settings | {"translate": moved})
+
     def for_axes(self, ndim: int) -> dict[str, Any]:
         """Arguments for a layer with more axes in front (a section of its own, channels)."""
         more = ndim - self.ndim
@@ -219,6 +230,20 @@ def volume_from_layer(layer: Image) -> EMVolume:
     return EMVolume.from_array(
         data, voxel_size=voxel_size, origin=origin, name=layer.name, source=source
     )
+
+
+def sendable(volume: EMVolume) -> EMVolume:
+    """Make a volume an argument for a job, without copying voxels.
+
+    Returns
+    -------
+    EMVolume
+        The same where its array opens its file by itself in the child process; otherwise its
+        array is served from this process.
+    """
+    if volume.source is not None and isinstance(volume.data, LazyArray):
+        return volume
+    return replace(volume, data=Served(volume.data))
 
 
 def _in_nm(layer: Layer, lengths: Any) -> tuple[float, float, float] | None:
@@ -309,13 +334,14 @@ def add_or_update(
     -------
     Layer
     """
+    labels = role in ("segments", "truth", "labels")
     layer = find_layer(viewer, role, run)
     if layer is not None:
         layer.data = data
         layer.name = name
-        layer.refresh()
+        if labels:
+            layer.editable = False  # new data have set it
         return layer
-    labels = role in ("segments", "truth", "labels")
     rgb = bool(settings.get("rgb", False))
     arguments = {
         "name": name,

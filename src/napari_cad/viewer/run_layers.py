@@ -1,0 +1,91 @@
+"""Showing a run while it goes on: affinities and fragments as they come, then the segments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_cad.core.events import Event, SectionDone, StageStarted
+from napari_cad.core.store import SegmentationStore
+from napari_cad.viewer.layers import (
+    ChannelsLast,
+    LutLabels,
+    Placement,
+    Role,
+    add_or_update,
+    find_layer,
+    shown_section,
+)
+from napari_cad.viewer.tasks import Segmented
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+#: Which layer shows what a stage writes.
+_ROLE_OF_STAGE: dict[str, Role] = {"affinities": "affinities", "fragments": "segments"}
+
+
+class RunLayers:
+    """The layers of one run. A person may remove, rename or move them at any time.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where they are shown.
+    run : str
+        Path of the store.
+    placement : Placement
+        Of the image; it may be gone by the time a layer is made.
+    name : str
+        Of the image.
+    """
+
+    def __init__(self, viewer: ViewerModel, run: str, placement: Placement, name: str) -> None:
+        self._viewer = viewer
+        self._run = run
+        self._placement = placement
+        self._name = name
+        self._store: SegmentationStore | None = None
+
+    def show(self, event: Event) -> None:
+        """Show what an event of the run tells of."""
+        if isinstance(event, StageStarted) and self._store is None:
+            self._begin()
+        elif isinstance(event, SectionDone):
+            self._refresh(event)
+        elif isinstance(event, Segmented):
+            self._show_segments(event)
+
+    def _begin(self) -> SegmentationStore:
+        """Add both layers, empty as they are: a run that goes on has something in them."""
+        store = self._store = SegmentationStore.open(self._run)
+        self._add("affinities", ChannelsLast(store.affinities), "affinities", rgb=True)
+        # whatever LUT an earlier run has left does not fit what is written now
+        self._add("segments", LutLabels(store.fragments), "fragments", opacity=0.5)
+        return store
+
+    def _refresh(self, event: SectionDone) -> None:
+        """Redraw the layer of a stage if the section is on screen."""
+        role = _ROLE_OF_STAGE.get(event.stage)
+        layer = None if role is None else find_layer(self._viewer, role, self._run)
+        if layer is not None and layer.visible and shown_section(self._viewer, layer) == event.z:
+            layer.refresh()
+
+    def _show_segments(self, event: Segmented) -> None:
+        """Turn the fragments into segments, and let the image be seen through them."""
+        store = self._store or self._begin()
+        self._add("segments", LutLabels(store.fragments, event.lut), "segments", opacity=0.5)
+        affinities = find_layer(self._viewer, "affinities", self._run)
+        if affinities is not None:
+            affinities.visible = False
+
+    def _add(self, role: Role, data: Any, what: str, **settings: Any) -> Layer:
+        return add_or_update(
+            self._viewer,
+            role,
+            data,
+            run=self._run,
+            placement=self._placement,
+            name=f"{self._name} {what}",
+            **settings,
+        )

@@ -1,0 +1,105 @@
+"""Choosing a checkpoint: the embedded one, a published one, or a file."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_cad.core.published import PUBLISHED
+from napari_cad.viewer.checkpoints import DEFAULT, describe_checkpoint
+from napari_cad.widgets._form import tooltip
+
+if TYPE_CHECKING:
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+
+_OTHER = "file"
+#: Characters about the training data that are shown without asking.
+_NOTE_LENGTH = 75
+_FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
+
+
+class CheckpointChooser(QWidget):
+    """A list of checkpoints, and a line about the one that is chosen.
+
+    Attributes
+    ----------
+    changed : Signal
+        (), when another one is chosen.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.combo = QComboBox()
+        self.combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.combo.addItem("Default (embedded)", DEFAULT)
+        for name, published in PUBLISHED.items():
+            self.combo.addItem(f"{name} (published)", name)
+            self._set_tooltip(f"{published.notes} Licence: {published.licence}.")
+        self.combo.addItem("File…", _OTHER)
+        self._set_tooltip("A published .ckpt file or one of our .safetensors files.")
+        self._note = QLabel()
+        self._note.setWordWrap(True)
+        self._note.setEnabled(False)  # a quiet colour, whatever the theme
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.combo)
+        layout.addWidget(self._note)
+        self.setFocusProxy(self.combo)
+        self._chosen = DEFAULT
+        self._describe()
+        self.combo.activated.connect(self._on_activated)
+
+    def value(self) -> str:
+        """Give "default", the name of a published checkpoint, or a path."""
+        return self._chosen
+
+    def label(self) -> str:
+        """Give a short name of the choice, fit for a file name."""
+        metadata = self.metadata()
+        return metadata.name if metadata is not None else self._chosen.rpartition("/")[2]
+
+    def metadata(self) -> CheckpointMetadata | None:
+        """Give what the checkpoint says about itself, if it does."""
+        return self._metadata
+
+    def choose(self, name_or_path: str) -> None:
+        """Choose a checkpoint as the person would."""
+        index = self.combo.findData(name_or_path)
+        if index < 0:
+            index = self.combo.count() - 1
+            short = name_or_path.replace("\\", "/").rpartition("/")[2]
+            self.combo.insertItem(index, short, name_or_path)
+            self.combo.setItemData(index, name_or_path, Qt.ItemDataRole.ToolTipRole)
+        self.combo.setCurrentIndex(index)
+        self._chosen = name_or_path
+        self._describe()
+        self.changed.emit()
+
+    def _on_activated(self, index: int) -> None:
+        chosen = self.combo.itemData(index)
+        if chosen == _OTHER:
+            path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTER)
+            chosen = path or self._chosen
+        self.choose(chosen)
+
+    def _describe(self) -> None:
+        metadata = self._metadata = describe_checkpoint(self._chosen)
+        if metadata is None:
+            self._note.setText("It does not say what it was trained on.")
+            return
+        size = metadata.voxel_size
+        voxels = "" if size is None else f", {' × '.join(f'{n:g}' for n in size)} nm"
+        data = textwrap.shorten(metadata.training_data, _NOTE_LENGTH, placeholder="…")
+        self._note.setText(f"Trained on {data}{voxels}")
+        self._note.setToolTip(tooltip(f"{metadata.training_data}. {metadata.notes}"))
+
+    def _set_tooltip(self, text: str) -> None:
+        last = self.combo.count() - 1
+        self.combo.setItemData(last, tooltip(text), Qt.ItemDataRole.ToolTipRole)

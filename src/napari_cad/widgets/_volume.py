@@ -1,0 +1,163 @@
+"""Choosing the volume: which image layer, its voxel size, which of its sections."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import ComboBox
+from napari.layers import Image
+from psygnal import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QSpinBox, QWidget
+
+from napari_cad.core.errors import VolumeError
+from napari_cad.viewer.layers import Placement, role_of, volume_from_layer
+from napari_cad.widgets._form import form_layout, tooltip
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_cad.core.volume import EMVolume
+
+_OURS = ("affinities", "embedding_rgb")
+
+
+class VolumeForm(QWidget):
+    """A list of the viewer's grey images, and what there is to say about the chosen one.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Whose layers are offered.
+
+    Attributes
+    ----------
+    changed : Signal
+        (), when another layer is chosen.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._shown: Image | None = None
+        self.combo = ComboBox(name="image", choices=self._choices)
+        self.combo.native.setToolTip("A grey image of one section, or of several (z, y, x).")
+        self.voxel_size = QLineEdit()
+        self.voxel_size.setPlaceholderText("not known")
+        self.voxel_size.setToolTip(
+            tooltip(
+                "z, y and x in nm, from the layer's scale and units. Where the units are pixels it "
+                "is not known and can be typed here; it is recorded with the result."
+            )
+        )
+        self.sections = (QSpinBox(), QSpinBox())
+        for box, which in zip(self.sections, ("First", "Last"), strict=True):
+            box.setStyleSheet("min-width: 40px")  # napari's style asks for more than there is
+            box.setToolTip(f"{which} section to segment; a few are enough for a first look.")
+        layout = form_layout(self)
+        layout.addRow("Image", self.combo.native)
+        layout.addRow("Voxel size", _row(self.voxel_size, QLabel("nm")))
+        layout.addRow("Sections", _row(self.sections[0], QLabel("to"), self.sections[1]))
+        for event in (
+            viewer.layers.events.inserted,
+            viewer.layers.events.removed,
+            viewer.layers.events.reordered,
+        ):
+            event.connect(self._on_layers)
+        self.combo.changed.connect(self._on_layer)
+        self._on_layers()
+
+    @property
+    def layer(self) -> Image | None:
+        """The layer that is chosen."""
+        layer: Image | None = self.combo.value
+        return layer
+
+    def volume(self) -> EMVolume:
+        """Make the volume that is chosen.
+
+        Raises
+        ------
+        VolumeError
+            If there is none, or it is no stack; the message says what to do.
+        """
+        if self.layer is None:
+            raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
+        volume = volume_from_layer(self.layer)
+        if volume.voxel_size is None:
+            volume = replace(volume, voxel_size=_parse_voxel_size(self.voxel_size.text()))
+        first, last = (box.value() for box in self.sections)
+        if last < first:
+            raise VolumeError(f"The last section, {last}, lies before the first, {first}.")
+        return volume.crop((first, last + 1))
+
+    def placement(self) -> Placement:
+        """Give the place of that volume in the viewer."""
+        if self.layer is None:
+            raise VolumeError("There is no image.")
+        return Placement.of_layer(self.layer).from_section(self.sections[0].value())
+
+    def _choices(self, _widget: object) -> list[tuple[str, Image]]:
+        return [
+            (layer.name, layer)
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and not layer.rgb and role_of(layer) not in _OURS
+        ]
+
+    def _on_layers(self) -> None:
+        self.combo.reset_choices()
+        self._on_layer()
+
+    def _on_layer(self) -> None:
+        layer = self.layer
+        if layer is self._shown:
+            return
+        for old, connect in ((self._shown, False), (layer, True)):
+            if old is not None:
+                for event in (old.events.scale, old.events.units, old.events.set_data):
+                    (event.connect if connect else event.disconnect)(self._show_layer)
+        self._shown = layer
+        self._show_layer()
+        self.sections[0].setValue(0)
+        self.sections[1].setValue(self.sections[1].maximum())
+        self.changed.emit()
+
+    def _show_layer(self) -> None:
+        """Show voxel size and number of sections of the layer; let the size be typed if unknown."""
+        known, n_sections = None, 1
+        if self.layer is not None:
+            try:
+                volume = volume_from_layer(self.layer)
+            except VolumeError:
+                pass  # it says so when it is to be run
+            else:
+                known, n_sections = volume.voxel_size, volume.n_sections
+        self.voxel_size.setText(" × ".join(f"{length:g}" for length in known or ()))
+        self.voxel_size.setReadOnly(known is not None)
+        self.voxel_size.setEnabled(known is None)
+        for section in self.sections:
+            section.setRange(0, n_sections - 1)
+            section.setEnabled(n_sections > 1)
+
+
+def _parse_voxel_size(text: str) -> tuple[float, float, float] | None:
+    """Read three lengths in nm, whatever stands between them; None where there are none."""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+    if not numbers:
+        return None
+    if len(numbers) != 3 or min(numbers) <= 0:
+        raise VolumeError(f"A voxel size is three lengths in nm (z, y, x), got “{text}”.")
+    z, y, x = numbers
+    return z, y, x
+
+
+def _row(*widgets: QWidget) -> QWidget:
+    row = QWidget()
+    layout = QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for widget in widgets:
+        layout.addWidget(widget, 0 if isinstance(widget, QLabel) else 1)
+    return row

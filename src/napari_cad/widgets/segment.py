@@ -1,0 +1,294 @@
+"""The dock widget "Segment neurons": form → job → layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QMessageBox,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_cad.core.agglomeration import MERGE_FUNCTIONS
+from napari_cad.core.config import DEVICES, AgglomerationConfig, InferenceConfig
+from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.core.events import Event, Finished, Warned
+from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.viewer.checkpoints import needs_download
+from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
+from napari_cad.viewer.layers import sendable
+from napari_cad.viewer.run_layers import RunLayers
+from napari_cad.viewer.state import state_of
+from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
+from napari_cad.widgets._checkpoint import CheckpointChooser
+from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout
+from napari_cad.widgets._intensity import IntensityForm
+from napari_cad.widgets._output import OutputChooser, default_store_path
+from napari_cad.widgets._status import RunStatus
+from napari_cad.widgets._volume import VolumeForm
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from qtpy.QtGui import QShowEvent
+
+    from napari_cad.core.published import PublishedCheckpoint
+    from napari_cad.viewer.layers import Placement
+
+
+#: Pixels left for a vertical scroll bar.
+_SCROLL_BAR = 16
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the form held when Run was pressed."""
+
+    name: str
+    placement: Placement
+    arguments: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> str:
+        return str(self.arguments["checkpoint"])
+
+    @property
+    def run(self) -> str:
+        return str(self.arguments["store_path"])
+
+
+class SegmentWidget(QWidget):
+    """Segments an image layer with a checkpoint, in a child process.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer that it is docked in.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._request: _Request | None = None
+        self._layers: RunLayers | None = None
+        self._progress = RunProgress()
+
+        self.volume = VolumeForm(viewer)
+        self.checkpoint = CheckpointChooser()
+        self.agglomeration = ConfigForm(
+            AgglomerationConfig,
+            ("merge_function", "threshold"),
+            {"merge_function": {name: f.help for name, f in MERGE_FUNCTIONS.items()}},
+        )
+        self.device = ConfigForm(
+            InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
+        )
+        self.inference = ConfigForm(InferenceConfig, ("precision", "batch", "tile", "halo"))
+        self.intensity = IntensityForm(self._contrast_limits)
+        self.output = OutputChooser()
+        self.run_button = QPushButton("Run")
+        self.run_button.setToolTip("Segment the image. The viewer can be used meanwhile.")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop; Run goes on from there.")
+        self.status = RunStatus()
+        self._lay_out()
+
+        self.runner = JobRunner(self)
+        self.runner.reported.connect(self._on_event)
+        self.runner.finished.connect(self._on_finished)
+        self.runner.failed.connect(self._on_failed)
+        self.runner.cancelled.connect(self._on_cancelled)
+        self.volume.changed.connect(self._propose_output)
+        self.checkpoint.changed.connect(self._on_checkpoint)
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(self.cancel)
+        self._show_running(False)
+        self._on_checkpoint()
+
+    def _lay_out(self) -> None:
+        checkpoint = QWidget()
+        form_layout(checkpoint).addRow("Checkpoint", self.checkpoint)
+        output = QWidget()
+        form_layout(output).addRow("Store", self.output)
+        parts = [
+            self.volume,
+            checkpoint,
+            self.agglomeration,
+            self.device,
+            output,
+            Collapsible("Intensity", self.intensity),
+            Collapsible("Advanced", self.inference),
+        ]
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        for part in parts:
+            column.addWidget(part)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button)
+        buttons.addWidget(self.cancel_button)
+        column.addLayout(buttons)
+        column.addWidget(self.status)
+        column.addStretch()
+        self._area = area = QScrollArea()
+        area.setWidget(inside)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Fit the labels and the width, which are known now that the viewer's style applies."""
+        super().showEvent(event)
+        _align_labels(self)
+        content = self._area.widget()
+        if content is not None:  # never narrower, since there is no horizontal scroll bar
+            self._area.setMinimumWidth(content.minimumSizeHint().width() + _SCROLL_BAR)
+
+    # ------------------------------------------------------------------ form → config → job
+
+    def run(self) -> None:
+        """Start what the form says, or go on with it."""
+        self.status.clear()
+        try:
+            self._request = self._read_form()
+        except NapariCadError as error:
+            self.status.failed(str(error))
+            return
+        published = needs_download(self._request.checkpoint)
+        if published is None:
+            self._segment()
+        elif self._may_download(published):
+            self._start(DOWNLOAD, {"name": published.name}, f"Downloading {published.name}")
+
+    def cancel(self) -> None:
+        """Stop; what is done is kept."""
+        self.runner.cancel()
+
+    def _read_form(self) -> _Request:
+        volume = self.volume.volume()
+        options = SegmentationOptions(
+            intensity=self.intensity.value(),
+            inference=InferenceConfig(**self.device.values(), **self.inference.values()),
+            **self.agglomeration.values(),
+        )
+        arguments = {
+            "volume": sendable(volume),
+            "checkpoint": self.checkpoint.value(),
+            "store_path": str(self.output.value()),
+            "options": options,
+            "overwrite": self.output.overwrite.isChecked(),
+        }
+        return _Request(volume.name, self.volume.placement(), arguments)
+
+    def _segment(self) -> None:
+        request = self._request
+        if request is None:
+            return
+        state_of(self._viewer).forget(request.run)
+        self._layers = RunLayers(self._viewer, request.run, request.placement, request.name)
+        self._start(SEGMENT, request.arguments, f"Segmenting {request.name}")
+
+    def _start(self, function: str, arguments: dict[str, Any], description: str) -> None:
+        self._progress = RunProgress()
+        try:
+            self.runner.start(function, arguments, description)
+        except OSError as error:
+            self.status.failed(f"The job could not be started: {error}")
+            return
+        self.output.overwrite.setChecked(False)  # one run only: the next one goes on
+        self._show_running(True)
+        self.status.running("Starting…")
+
+    # ------------------------------------------------------------------ events → layers
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.status.warn(event.message)
+        elif isinstance(event, Finished):
+            self.status.ended(
+                f"{event.n_segments:,} segments of {event.n_fragments:,} fragments, "
+                f"in {format_seconds(event.seconds)}."
+            )
+        elif self._progress.update(event):
+            done, total = self._progress.done, self._progress.total
+            self.status.running(self._progress.text(), done, total)
+            self.runner.show_progress(done, total)
+        if self._layers is not None:
+            self._layers.show(event)
+
+    def _on_finished(self) -> None:
+        if self._layers is None:  # that was the download
+            self._segment()
+            return
+        self._end()
+        if self._request is not None:
+            state_of(self._viewer).run_finished.emit(self._request.run)
+
+    def _on_failed(self, error: JobError) -> None:
+        self._end()
+        self.status.failed(str(error), error.details)
+
+    def _on_cancelled(self) -> None:
+        done = self._progress.text().split(" · ")[:2]
+        self._end()
+        self.status.ended(" · ".join(["Stopped", *done]) + ". Run goes on from there.")
+
+    def _end(self) -> None:
+        self._layers = None
+        self._show_running(False)
+
+    # ------------------------------------------------------------------ the form itself
+
+    def _show_running(self, running: bool) -> None:
+        self.run_button.setEnabled(not running)
+        self.cancel_button.setEnabled(running)
+
+    def _may_download(self, published: PublishedCheckpoint) -> bool:
+        text = (
+            f"{published.name} is not on this computer. Download it (3.6 MB) from\n"
+            f"{published.url}?\n\nLicence: {published.licence}."
+        )
+        answer = QMessageBox.question(self, "Download a published checkpoint", text)
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+    def _on_checkpoint(self) -> None:
+        metadata = self.checkpoint.metadata()
+        if metadata is not None:
+            self.agglomeration.set_values(
+                merge_function=metadata.merge_function, threshold=metadata.threshold
+            )
+        self._propose_output()
+
+    def _propose_output(self) -> None:
+        try:
+            volume = self.volume.volume()
+        except NapariCadError:
+            return  # no image yet, or none that can be run
+        self.output.propose(default_store_path(volume, self.checkpoint.label()))
+
+    def _contrast_limits(self) -> tuple[float, float] | None:
+        layer = self.volume.layer
+        return None if layer is None else tuple(layer.contrast_limits)
+
+
+def _align_labels(widget: QWidget) -> None:
+    """Give the labels of all forms one width, so that the fields stand in one column."""
+    labels = []
+    for form in widget.findChildren(QFormLayout):
+        for row in range(form.rowCount()):
+            item = form.itemAt(row, QFormLayout.ItemRole.LabelRole)
+            label = None if item is None else item.widget()
+            if label is not None:
+                labels.append(label)
+    width = max(label.sizeHint().width() for label in labels)
+    for label in labels:
+        label.setMinimumWidth(width)
