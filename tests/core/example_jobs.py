@@ -155,3 +155,13 @@ def explode():
 def yield_explosive():
     yield Explosive("short")
     time.sleep(60)
+
+
+def echo(requests, n):
+    for _ in range(n):
+        yield requests.get()
+
+
+def echo_beside_an_array(requests, array):
+    while (z := requests.get()) is not None:
+        yield array[z]

@@ -14,7 +14,7 @@ import pytest
 
 from napari_cad.core.errors import JobError
 from napari_cad.core.events import SectionDone, Warned
-from napari_cad.core.jobs import JobProcess, Served, ServedArray
+from napari_cad.core.jobs import JobProcess, Requests, Served, ServedArray
 
 HERE = Path(__file__).parent
 PATIENCE = 30.0
@@ -309,3 +309,51 @@ def test_served_behaves_as_the_array_in_this_process():
     assert (served.shape, served.ndim, served.dtype) == ((2, 3, 4), 3, np.dtype(np.uint8))
     assert served[1].shape == (3, 4)
     assert ServedArray.__doc__
+
+
+# ---------------------------------------------------------------------- requests to a running job
+
+
+def test_requests_arrive_in_order_whenever_they_are_sent(start):
+    job = start("echo", requests=Requests(), n=50)
+    for i in range(25):
+        job.send(i)  # before the child has even started
+    events = job.events(PATIENCE)
+    assert [next(events) for _ in range(25)] == list(range(25))
+    for i in range(25):
+        job.send({"number": i})
+    assert list(events) == [{"number": i} for i in range(25)]
+    assert job.state == "finished"
+    job.send("too late")  # harmless
+
+
+def test_requests_and_answers_share_the_pipe(start):
+    array = np.arange(600_000).reshape(3, 200_000)  # larger than what a pipe holds
+    job = start("echo_beside_an_array", requests=Requests(), array=Served(array))
+    for z in (2, 0, 1, None):
+        job.send(z)
+    for z, row in zip((2, 0, 1), job.events(PATIENCE), strict=True):
+        np.testing.assert_array_equal(row, array[z])
+
+
+def test_sending_never_waits(start):
+    job = start("sleep")  # reads no requests, and has not even started
+    begin = time.monotonic()
+    for _ in range(200):
+        job.send(b"x" * 100_000)
+    assert time.monotonic() - begin < 5
+    job.cancel()
+    job.wait(PATIENCE)
+
+
+def test_a_request_that_cannot_be_read_ends_the_job(start):
+    job = start("echo", requests=Requests(), n=1)
+    job._outgoing.put(b"no pickle")
+    with pytest.raises(JobError, match="exit code 1") as info:
+        list(job.events(PATIENCE))
+    assert "UnpicklingError" in info.value.details
+
+
+def test_requests_are_for_jobs_only():
+    with pytest.raises(TypeError, match="argument of JobProcess"):
+        pickle.dumps(Requests())

@@ -35,6 +35,10 @@ class ArrayHandle(NamedTuple):
     dtype: str
 
 
+#: How the queue of requests travels in a pickle.
+REQUESTS = "requests"
+
+
 def to_bytes(value: Any) -> bytes:
     """Pickle a message."""
     return pickle.dumps(value, protocol=5)
@@ -122,6 +126,7 @@ class _Channel:
         self._receive = receive
         self._send = send
         self._lock = threading.Lock()
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
         self._n_requests = 0
 
@@ -130,8 +135,8 @@ class _Channel:
         channel = self
 
         class Unpickler(pickle.Unpickler):
-            def persistent_load(self, pid: Any) -> ServedArray:
-                return ServedArray(channel, pid)
+            def persistent_load(self, pid: Any) -> ServedArray | queue.SimpleQueue[Any]:
+                return channel._requests if pid == REQUESTS else ServedArray(channel, pid)
 
         path, call = read_frame(self._receive), read_frame(self._receive)
         if path is None or call is None:
@@ -160,10 +165,19 @@ class _Channel:
         return result
 
     def _listen(self) -> None:
-        """Hand answers to those who asked; end everything when the parent has gone."""
-        while (frame := read_frame(self._receive)) is not None:
-            request, values, problem = pickle.loads(frame)  # noqa: S301 - our own parent
-            self._answers.pop(request).put((values, problem))
+        """Hand answers to those who asked, and requests on; end all when the parent has gone."""
+        try:
+            while (frame := read_frame(self._receive)) is not None:
+                kind, *payload = pickle.loads(frame)  # noqa: S301 - our own parent
+                if kind == "request":
+                    self._requests.put(payload[0])
+                else:
+                    number, values, problem = payload
+                    self._answers.pop(number).put((values, problem))
+        except BaseException:  # noqa: BLE001 - a request may fail to load: nobody would listen
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         for descendant in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 descendant.kill()

@@ -9,6 +9,9 @@ Frames go both ways through the child's standard streams: a length and a pickle.
 moved away from file descriptors 0 and 1 first, so nothing that a library prints can get between
 the frames. The child ends itself, with all its own children, when the parent's end of its
 standard input is closed, which is what the system does when the parent dies.
+
+A job that is given `Requests()` as an argument finds there a queue of what the parent sends it
+while it runs.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import psutil
 from napari_cad.core import _job_child
 from napari_cad.core._job_child import (
     POSIX,
+    REQUESTS,
     ArrayHandle,
     ServedArray,
     read_frame,
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
     from napari_cad.core.volume import ArrayLike
 
-__all__ = ["JobProcess", "Served", "ServedArray"]
+__all__ = ["JobProcess", "Requests", "Served", "ServedArray"]
 
 #: Lines of the child's standard error kept for the details of a crash.
 _STDERR_LINES = 200
@@ -84,6 +88,17 @@ class Served:
         raise TypeError("a served array can only be sent to a job, as an argument of JobProcess")
 
 
+class Requests:
+    """Stands among the arguments of a job for the queue of requests to it.
+
+    In the child it is a `queue.SimpleQueue`, into which goes whatever `JobProcess.send` is given,
+    in order.
+    """
+
+    def __reduce__(self) -> Any:
+        raise TypeError("requests can only be an argument of JobProcess")
+
+
 class _End(NamedTuple):
     """The last thing that a child's output gives."""
 
@@ -113,10 +128,12 @@ class JobProcess:
         self._ended = False
         self._cancelled = False
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._arrays: list[ArrayLike] = []
         # pickled here, so that an argument which cannot be sent is the caller's error
-        frames = [to_bytes(list(sys.path)), self._pickle_call(function, dict(arguments or {}))]
+        self._outgoing.put(to_bytes(list(sys.path)))
+        self._outgoing.put(self._pickle_call(function, dict(arguments or {})))
         self._process = subprocess.Popen(
             # -P: a file in the working directory must not replace a module of the library
             [sys.executable, "-P", "-m", _job_child.__name__],
@@ -130,7 +147,8 @@ class JobProcess:
         )
         self._stderr_thread = threading.Thread(target=self._read_stderr, daemon=True)
         self._stderr_thread.start()
-        threading.Thread(target=self._serve, args=(frames,), daemon=True).start()
+        threading.Thread(target=self._write, daemon=True).start()
+        threading.Thread(target=self._serve, daemon=True).start()
 
     @property
     def state(self) -> str:
@@ -152,6 +170,16 @@ class JobProcess:
     def is_alive(self) -> bool:
         """Whether the child still exists, cancelled or not."""
         return self._process.poll() is None
+
+    def send(self, request: Any) -> None:
+        """Send something to a job that was given `Requests`; lost where it has ended.
+
+        Parameters
+        ----------
+        request : object
+            Anything picklable.
+        """
+        self._outgoing.put(to_bytes(("request", request)))
 
     def poll(self) -> list[Any]:
         """Give the events that came since the last call.
@@ -233,7 +261,9 @@ class JobProcess:
         arrays = self._arrays
 
         class Pickler(pickle.Pickler):
-            def persistent_id(self, obj: Any) -> ArrayHandle | None:
+            def persistent_id(self, obj: Any) -> ArrayHandle | str | None:
+                if isinstance(obj, Requests):
+                    return REQUESTS
                 if not isinstance(obj, Served):
                     return None
                 arrays.append(obj.array)
@@ -243,27 +273,31 @@ class JobProcess:
         Pickler(buffer, protocol=5).dump((function, arguments))
         return buffer.getvalue()
 
-    # The following run in threads of their own and touch nothing but the queue.
+    # The following run in threads of their own and touch nothing but the queues.
+
+    def _write(self) -> None:
+        """Send frames in order, so that no other thread ever waits for the pipe."""
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or its pipe is closed
+            while (frame := self._outgoing.get()) is not None:
+                write_frame(_required(self._process.stdin), frame)
 
     def _read_stderr(self) -> None:
         with _required(self._process.stderr) as stream:
             for line in stream:
                 self._stderr.append(line.decode(errors="replace").rstrip())
 
-    def _serve(self, frames: list[bytes]) -> None:
-        """Send the call, then read what the child says and answer what it asks."""
+    def _serve(self) -> None:
+        """Read what the child says and answer what it asks."""
         error: JobError | None = JobError("Reading from the job failed.")
         try:
-            error = self._converse(frames)
+            error = self._converse()
         finally:
+            self._outgoing.put(None)
             self._items.put(_End(error))
 
-    def _converse(self, frames: list[bytes]) -> JobError | None:
+    def _converse(self) -> JobError | None:
         receive, send = _required(self._process.stdout), _required(self._process.stdin)
         last: tuple[str, ...] | None = None
-        with contextlib.suppress(OSError):  # it has died already: reading says how
-            for frame in frames:
-                write_frame(send, frame)
         while last is None and (reply := read_frame(receive)) is not None:
             try:
                 kind, *payload = pickle.loads(reply)  # noqa: S301 - written by our own child
@@ -274,9 +308,7 @@ class JobProcess:
             if kind == "event":
                 self._items.put(payload[0])
             elif kind == "read":
-                answer = self._read_array(*payload)
-                with contextlib.suppress(OSError):  # it ended while the array was read
-                    write_frame(send, answer)
+                self._outgoing.put(self._read_array(*payload))
             else:
                 last = (kind, *payload)
         self._arrays.clear()
@@ -290,9 +322,10 @@ class JobProcess:
 
     def _read_array(self, request: int, number: int, key: Any) -> bytes:
         try:
-            return to_bytes((request, np.asarray(self._arrays[number][key]), None))
+            values = np.asarray(self._arrays[number][key])
+            return to_bytes(("answer", request, values, None))
         except Exception as error:  # noqa: BLE001 - an array-like of others may raise anything
-            return to_bytes((request, None, f"{type(error).__name__}: {error}"))
+            return to_bytes(("answer", request, None, f"{type(error).__name__}: {error}"))
 
     def _wait_or_end(self) -> int:
         try:
