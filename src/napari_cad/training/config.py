@@ -234,6 +234,12 @@ class TrainingConfig(Settings):
             raise ConfigError(
                 f"device must be one of {', '.join(DEVICES)} or cuda:N, got {self.device!r}"
             )
+        distils = self.teacher is not None and (self.loss.cross > 0 or self.loss.interaction > 0)
+        if self.loss.slice == 0 and not (distils and self.loss.start_distillation == 0):
+            raise ConfigError(
+                "the student learns nothing: give loss.slice a weight, or distil from a teacher "
+                "from step 0 on"
+            )
         if self.teacher is None:
             return
         multiple = 2 ** (len(self.teacher.widths) - 1)

@@ -157,6 +157,24 @@ class TrainingVolume:
         ids[unknown] = IGNORE
         return np.pad(ids[inside], pad, constant_values=IGNORE)
 
+    def read_truth(self, z: int) -> npt.NDArray[Any]:
+        """Read the labels of a section as they are, for scores.
+
+        Parameters
+        ----------
+        z : int
+            The section.
+
+        Returns
+        -------
+        ndarray, shape (Y, X), the labels' type
+            0 where there is no truth. Borders are not widened.
+        """
+        labels = self.labels.section(z)
+        if not self.is_labelled[z]:
+            return np.zeros_like(labels)
+        return np.where(self._is_id(labels), labels, 0).astype(labels.dtype)
+
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> F32:
         """Read the intensities of a box.
 

@@ -133,6 +133,11 @@ class DataConfig(Settings):
                 "a patch has at least 2 sections, and a height and width that are multiples of "
                 f"16, got {patch}"
             )
+        if self.batch * (patch[0] - 1) * (patch[1] // 16) * (patch[2] // 16) < 2:
+            raise ConfigError(
+                "the student's deepest batch norm would see one value: use a larger patch than "
+                f"{patch}, or a larger batch than {self.batch}"
+            )
         shape = self.synthetic_shape
         if len(shape) != 3 or not all(is_whole(n, 1) for n in shape):
             raise ConfigError(f"synthetic_shape is three positive whole numbers, got {shape}")
