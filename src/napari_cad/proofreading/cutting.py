@@ -144,7 +144,8 @@ def patch_changes(
 def inherited_cuts(decisions: Decisions, division: Division) -> npt.NDArray[np.bool_]:
     """Which edges of a division are parts of an edge that the person cut."""
     parent = division.parent_edges
-    result: npt.NDArray[np.bool_] = (parent >= 0) & decisions.cut[np.maximum(parent, 0)]
+    result = np.zeros(len(parent), np.bool_)
+    result[parent >= 0] = decisions.cut[parent[parent >= 0]]
     return result
 
 
@@ -198,6 +199,11 @@ def _divide_shared(
     shared = [f for f, found in colours.items() if len(found) == 2]
     if not shared:
         return None, []
+    for f, (seed, _) in zip(fragment, seeds, strict=True):
+        if f in shared and not isinstance(seed, tuple):
+            raise ProofreadingError(
+                f"fragment {f} is red and blue at once: to divide it, give voxels as seeds"
+            )
     # only here: a session that never divides a fragment need not load scikit-image
     from napari_cad.proofreading.fragment_split import split_by_seeds
 
@@ -207,14 +213,9 @@ def _divide_shared(
     for f in shared:
         inside: dict[int, list[Voxel]] = {RED: [], BLUE: []}
         for g, (seed, colour) in zip(fragment, seeds, strict=True):
-            if g != f:
-                continue
-            if not isinstance(seed, tuple):
-                raise ProofreadingError(
-                    f"fragment {f} is red and blue at once: to divide it, give voxels as seeds"
-                )
-            z, y, x = (int(s) - c for s, c in zip(seed, corner, strict=True))
-            inside[colour].append((z, y, x))
+            if g == f and isinstance(seed, tuple):
+                z, y, x = (int(s) - c for s, c in zip(seed, corner, strict=True))
+                inside[colour].append((z, y, x))
         new, found = split_by_seeds(
             before == f, affinities, inside[RED], inside[BLUE], session.source.voxel_size
         )

@@ -116,7 +116,7 @@ class SessionFolder(MemoryFolder):
     def check_writable(self) -> None:
         """Raise `ReadOnlyError` unless edits may be made, asking the lock file each time."""
         if self._lock is not None and not self.read_only:
-            self._lock.check()
+            self.read_only = not self._lock.still_ours()
         if self.read_only and self._lock is not None and self._log is not None:
             raise ReadOnlyError(self._lock.message())
         super().check_writable()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from napari_cad.proofreading.errors import ReadOnlyError, SessionError
+from napari_cad.proofreading.errors import SessionError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,17 +90,10 @@ class SessionLock:
                 self.is_ours = self._create()
                 self.holder = self._read()
 
-    def check(self) -> None:
-        """Make sure that the lock was not taken over in the meantime.
-
-        Raises
-        ------
-        ReadOnlyError
-            If it was, or was never ours.
-        """
-        if not self.is_ours or self._read() != self._ours:
-            self.is_ours = False
-            raise ReadOnlyError(self.message())
+    def still_ours(self) -> bool:
+        """Ask the file whether this process may edit, or another took the lock over meanwhile."""
+        self.is_ours = self.is_ours and self._read() == self._ours
+        return self.is_ours
 
     def message(self) -> str:
         """Say who holds the lock and what to do about it."""
@@ -117,7 +110,7 @@ class SessionLock:
 
     def release(self) -> None:
         """Let others edit."""
-        if self.is_ours and self._read() == self._ours:
+        if self.still_ours():
             self.path.unlink(missing_ok=True)
         self.is_ours = False
 

@@ -6,6 +6,7 @@ all there is to save: the state of the session follows from it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -68,13 +69,17 @@ class EditLog:
             raise ReadOnlyError(f"{self.path} was opened for reading only")
         line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
+            os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
             written = 0
             while written < len(line):
                 written += os.write(self._file, line[written:])
             os.fsync(self._file)
         except OSError as error:
-            self._truncate()
+            # what was written of the line must go before anything else is; if it cannot go now, it
+            # does so with the next line, and until then it is a torn last line
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
             raise SessionError(
                 f"the edit could not be written to {self.path} and was not made: {error}"
             ) from error
@@ -112,16 +117,13 @@ class EditLog:
         aside = self.path.with_name(f"{self.path.stem}.torn")
         with aside.open("ab") as file:
             file.write(torn + b"\n")
-        self._truncate()
+        if self._file is not None:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
         self.message = (
             f"the last line of {self.path.name} was torn ({len(torn)} bytes, now in {aside.name}): "
             "the edit that was being made when the program ended is missing, all others are there"
         )
-
-    def _truncate(self) -> None:
-        if self._file is not None:
-            os.ftruncate(self._file, self._size)
-            os.fsync(self._file)
 
 
 #: On Windows a descriptor translates line ends unless told not to.
