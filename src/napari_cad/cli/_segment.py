@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_cad.core.intensity import IntensityMapping
 
 _IN = "Intensity"
+_FIT = "Fitting the student to the stack (napari-cad fit suggests values)"
 _RUN = "Where and how it runs"
 
 
@@ -86,6 +87,32 @@ def segment(
     invert: Annotated[
         bool, typer.Option("--invert", help="Membranes are bright here.", rich_help_panel=_IN)
     ] = False,
+    adapt: Annotated[
+        float,
+        typer.Option(
+            metavar="STRENGTH",
+            help="Share in [0, 1] of the network's normalisation that is measured on this stack "
+            "instead of taken from the checkpoint.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 0.0,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            metavar="SIGMA",
+            help="Standard deviation in voxels of a Gaussian on every section.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 0.0,
+    rescale: Annotated[
+        float,
+        typer.Option(
+            metavar="F",
+            help="The network sees sections F times their size (the stack's voxel size over the "
+            "checkpoint's); the result has the stack's own size.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 1.0,
     device: Annotated[
         str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.", rich_help_panel=_RUN)
     ] = "auto",
@@ -121,7 +148,7 @@ def segment(
     napari-cad export writes the labels, napari-cad evaluate scores them.
     """
     from napari_cad.cli._progress import follow
-    from napari_cad.core.config import InferenceConfig
+    from napari_cad.core.config import FitConfig, InferenceConfig
     from napari_cad.core.readers import open_volume
     from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
 
@@ -136,6 +163,7 @@ def segment(
         threshold=threshold,
         inference=InferenceConfig(device=device, precision=precision, tile=tile, batch=batch),
         workers=workers,
+        fit=FitConfig(adapt=adapt, smooth=smooth, rescale=rescale),
     )
     store = output or Path(f"{opened.name}-{Path(checkpoint).stem}.zarr")
     try:

@@ -153,10 +153,61 @@ class AgglomerationConfig(_Config):
 
 
 @dataclass(frozen=True)
+class FitConfig(_Config):
+    """How a student is fitted to a stack that it was not trained on; by default not at all."""
+
+    adapt: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the batch-norm statistics that is measured on the stack instead of "
+            "taken from the checkpoint: 0 is the checkpoint as it is, 1 is fully adapted.",
+            "min": 0.0,
+            "max": 1.0,
+        },
+    )
+    sampled_sections: int = field(
+        default=6,
+        metadata={
+            "help": "Section pairs, spread over the stack, on which they are measured.",
+            "min": 1,
+            "max": 64,
+        },
+    )
+    smooth: float = field(
+        default=0.0,
+        metadata={
+            "help": "Standard deviation of a Gaussian that smooths every section first.",
+            "unit": "voxels",
+            "min": 0.0,
+            "max": 10.0,
+        },
+    )
+    rescale: float = field(
+        default=1.0,
+        metadata={
+            "help": "In-plane size at which the network sees a section, as a multiple of its own; "
+            "affinities and labels keep the section's own size.",
+            "min": 0.125,
+            "max": 8.0,
+        },
+    )
+
+    def recorded(self) -> dict[str, Any]:
+        """Give what of it decides the voxels of a run; empty where nothing is fitted."""
+        values = {"smooth": self.smooth, "rescale": self.rescale, "adapt": self.adapt}
+        off = FitConfig()
+        chosen: dict[str, Any] = {k: v for k, v in values.items() if v != getattr(off, k)}
+        if self.adapt > 0:
+            chosen["sampled_sections"] = self.sampled_sections
+        return chosen
+
+
+@dataclass(frozen=True)
 class SegmentationConfig(_Config):
     """Everything that a run needs to know besides the volume and the checkpoint."""
 
     intensity: IntensityMapping = field(default_factory=IntensityMapping)
+    fit: FitConfig = field(default_factory=FitConfig, kw_only=True)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     agglomeration: AgglomerationConfig = field(default_factory=AgglomerationConfig)
@@ -174,6 +225,7 @@ class SegmentationConfig(_Config):
         """Plain values that `json` can write."""
         return {
             "intensity": self.intensity.to_json(),
+            "fit": self.fit.to_json(),
             "inference": self.inference.to_json(),
             "fragments": self.fragments.to_json(),
             "agglomeration": self.agglomeration.to_json(),
@@ -185,6 +237,7 @@ class SegmentationConfig(_Config):
         """Make a config from what `to_json` gave; see `_Config.from_json`."""
         parts = {
             "intensity": IntensityMapping,
+            "fit": FitConfig,
             "inference": InferenceConfig,
             "fragments": FragmentConfig,
             "agglomeration": AgglomerationConfig,

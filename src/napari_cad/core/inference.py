@@ -25,6 +25,7 @@ from napari_cad.core.network import (
     TileWindow,
     fold_batch_norm,
 )
+from napari_cad.core.preprocessing import Preprocessing
 from napari_cad.core.tiling import ALIGNMENT, Padding, Span, tile_spans
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class AffinityPredictor:
     def predict(
         self,
         volume: EMVolume,
-        intensity: IntensityMapping,
+        intensity: IntensityMapping | Preprocessing,
         sections: Iterable[int] | None = None,
     ) -> Iterator[SectionAffinities]:
         """Predict the affinities of sections of a volume, in the order given.
@@ -228,8 +229,9 @@ class AffinityPredictor:
         ----------
         volume : EMVolume
             Read one section at a time.
-        intensity : IntensityMapping
-            Resolved for this volume.
+        intensity : IntensityMapping or Preprocessing
+            Resolved for this volume. Affinities have the volume's own size, whatever size the
+            network sees.
         sections : iterable of int, optional
             Which ones; all by default. Consecutive ones share the encoding of a section.
 
@@ -243,6 +245,8 @@ class AffinityPredictor:
             If even one small tile does not fit on the device.
         """
         wanted = list(range(volume.n_sections) if sections is None else sections)
+        if not isinstance(intensity, Preprocessing):
+            intensity = Preprocessing(intensity)
         step = _SectionStep(self, volume, intensity)
         done = 0
         while done < len(wanted):
@@ -270,14 +274,14 @@ class _SectionStep:
     """One batch of sections of one volume through the network; remembers the last encoding."""
 
     def __init__(
-        self, predictor: AffinityPredictor, volume: EMVolume, intensity: IntensityMapping
+        self, predictor: AffinityPredictor, volume: EMVolume, preprocessing: Preprocessing
     ) -> None:
         self.network = predictor.network
         self.device = predictor.device
         self.config = predictor.config
         self.volume = volume
-        self.intensity = intensity
-        _, height, width = volume.shape
+        self.preprocessing = preprocessing
+        height, width = self.size = preprocessing.network_size(volume.shape[1:])
         self.pad_y, self.pad_x = Padding.to_multiple(height), Padding.to_multiple(width)
         self.padded = (
             height + self.pad_y.before + self.pad_y.after,
@@ -354,7 +358,7 @@ class _SectionStep:
             (self.pad_x.before, self.pad_x.after),
         )
         # numpy's reflection goes on beyond one length and repeats a single row or column
-        mapped = [self.intensity(self.volume.section(z), z=z) for z in sections]
+        mapped = [self.preprocessing(self.volume.section(z), z=z) for z in sections]
         padded = np.stack([np.pad(section, pads, mode="reflect") for section in mapped])
         batch = torch.from_numpy(padded[:, None])
         if on_device:
@@ -364,14 +368,18 @@ class _SectionStep:
     def _crop(self, out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Take the padding off, and fill the first row and column of what is left.
 
-        They hold affinities to the padding; the published fill is by reflection.
+        They hold affinities to the padding; the published fill is by reflection. Then back to the
+        volume's own size.
         """
-        _, height, width = self.volume.shape
+        height, width = self.size
         y, x = self.pad_y.before, self.pad_x.before
         kept = np.ascontiguousarray(out[:, :, y : y + height, x : x + width])
         kept[:, 1, 0, :] = kept[:, 1, min(2, height - 1), :] if height > 1 else LEVELS - 1
         kept[:, 2, :, 0] = kept[:, 2, :, min(2, width - 1)] if width > 1 else LEVELS - 1
-        return kept
+        own = self.volume.shape[1:]
+        if own == self.size:
+            return kept
+        return np.stack([self.preprocessing.affinities_back(one, own) for one in kept])
 
 
 def _stack(features: list[ShallowFeatures]) -> ShallowFeatures:

@@ -14,12 +14,12 @@ import contextlib
 import time
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_cad.core.agglomeration import MERGE_FUNCTIONS, agglomerate_graph, agglomerate_voxels
-from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.events import Event, Finished, SectionDone, StageStarted, Warned
 from napari_cad.core.fragments import section_fragments
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.checkpoint import Checkpoint
+    from napari_cad.core.config import SegmentationConfig
     from napari_cad.core.volume import EMVolume
 
 #: Volumes below this are done in the calling process: starting workers would take longer.
@@ -70,7 +71,8 @@ def segment_volume(
     ------
     Event
         `StageStarted`, `SectionDone` per stage and section, `Warned`, and `Finished` at the end.
-        The stages affinities and fragments go on side by side.
+        The stages affinities and fragments go on side by side. Where the student is adapted, the
+        stage adaptation comes first, as one step.
 
     Raises
     ------
@@ -82,7 +84,10 @@ def segment_volume(
         If something else lies at that place.
     """
     started = time.monotonic()
-    from napari_cad.core.inference import AffinityPredictor  # imports torch
+    # these import torch
+    from napari_cad.core.adaptation import adapt
+    from napari_cad.core.inference import AffinityPredictor, pick_device
+    from napari_cad.core.preprocessing import Preprocessing
 
     merge_function = config.agglomeration.merge_function
     if merge_function not in MERGE_FUNCTIONS:
@@ -90,10 +95,21 @@ def segment_volume(
             f"merge_function must be one of {', '.join(MERGE_FUNCTIONS)}, got {merge_function!r}"
         )
     intensity = config.intensity.resolve(volume)
-    config = SegmentationConfig(
-        intensity, config.inference, config.fragments, config.agglomeration, config.workers
-    )
-    predictor = AffinityPredictor(checkpoint.build(), config.inference)
+    config = replace(config, intensity=intensity)
+    preprocessing = Preprocessing.of(intensity, config.fit)
+    network = checkpoint.build()
+    if config.fit.adapt > 0:
+        yield StageStarted("adaptation", 1)
+        network = adapt(
+            network,
+            volume,
+            preprocessing,
+            strength=config.fit.adapt,
+            n_sections=config.fit.sampled_sections,
+            device=pick_device(config.inference.device, config.inference.precision).name,
+        )
+        yield SectionDone("adaptation", volume.n_sections - 1, 1, 1)
+    predictor = AffinityPredictor(network, config.inference)
     signature = run_signature(volume, checkpoint.sha256, config, predictor.device.precision)
     store = _open_or_create(store_path, volume, checkpoint, config, signature, overwrite=overwrite)
 
@@ -104,7 +120,7 @@ def segment_volume(
         missing = [int(z) for z in np.flatnonzero(~store.sections_done("affinities"))]
         fragments = _FragmentStage(store, executor, config)
         check = _PlausibilityCheck()
-        for section in predictor.predict(volume, intensity, missing):
+        for section in predictor.predict(volume, preprocessing, missing):
             store.write_affinities(section.z, section.affinities)
             done += 1
             yield SectionDone("affinities", section.z, done, volume.n_sections)

@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_cad.core.config import (
     AgglomerationConfig,
+    FitConfig,
     FragmentConfig,
     InferenceConfig,
     SegmentationConfig,
@@ -46,6 +47,8 @@ class SegmentationOptions:
         Edge score in [0, 1].
     inference : InferenceConfig
     fragments : FragmentConfig
+    fit : FitConfig
+        How the student is fitted to the stack; by default not at all.
     workers : int, optional
         See `SegmentationConfig`.
     """
@@ -56,6 +59,7 @@ class SegmentationOptions:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     workers: int | None = None
+    fit: FitConfig = field(default_factory=FitConfig)
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -74,6 +78,7 @@ class SegmentationOptions:
                 checkpoint.threshold if self.threshold is None else self.threshold,
             ),
             workers=self.workers,
+            fit=self.fit,
         )
 
 
@@ -134,21 +139,39 @@ def segmentation_job(
         volume = open_source(volume)
     loaded = resolve_checkpoint(checkpoint)
     config = (options or SegmentationOptions()).config(volume, loaded.metadata)
-    yield from _voxel_size_warning(volume, loaded.metadata)
+    yield from _voxel_size_warning(volume, loaded.metadata, config.fit.rescale)
     yield from segment_volume(volume, loaded, config, store_path, overwrite=overwrite)
 
 
-def _voxel_size_warning(volume: EMVolume, checkpoint: CheckpointMetadata) -> Iterator[Warned]:
-    """Say so where sections are much finer or coarser than those of the training data."""
+def own_size_rescale(volume: EMVolume, checkpoint: CheckpointMetadata) -> float:
+    """In-plane factor that gives a stack the voxel size of a checkpoint's training data.
+
+    Returns
+    -------
+    float
+        Volume's voxel size over the checkpoint's (mean of y and x); 1 where either is not known.
+    """
+    if volume.voxel_size is None or checkpoint.voxel_size is None:
+        return 1.0
+    here, there = (sum(sizes[1:]) / 2 for sizes in (volume.voxel_size, checkpoint.voxel_size))
+    return here / there
+
+
+def _voxel_size_warning(
+    volume: EMVolume, checkpoint: CheckpointMetadata, rescale: float
+) -> Iterator[Warned]:
+    """Say so where the network sees much finer or coarser voxels than in training."""
     if volume.voxel_size is None or checkpoint.voxel_size is None:
         return
     ratios = [a / b for a, b in zip(volume.voxel_size[1:], checkpoint.voxel_size[1:], strict=True)]
-    if not all(1 / _VOXEL_SIZE_RATIO <= ratio <= _VOXEL_SIZE_RATIO for ratio in ratios):
+    if not all(1 / _VOXEL_SIZE_RATIO <= r / rescale <= _VOXEL_SIZE_RATIO for r in ratios):
         here, there = (
             " × ".join(f"{size:g}" for size in sizes[1:])
             for sizes in (volume.voxel_size, checkpoint.voxel_size)
         )
+        at = f", rescaled by {rescale:g}" if rescale != 1 else ""
         yield Warned(
-            f"The voxels of this volume are {here} nm (y × x), those that {checkpoint.name} was "
-            f"trained on {there} nm: expect worse results than on data of its own size."
+            f"The voxels of this volume are {here} nm (y × x){at}, those that {checkpoint.name} "
+            f"was trained on {there} nm: expect worse results than on data of its own size. "
+            f"Rescaling by {own_size_rescale(volume, checkpoint):.3g} would make them alike."
         )

@@ -8,7 +8,8 @@
     ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
     ├─ edges/Z                 (n, 8) float64: edges inside section Z and to section Z − 1
     ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
-    └─ agglomeration/FUNCTION/ merge history (a, b, score) and the join score of every edge
+    ├─ agglomeration/FUNCTION/ merge history (a, b, score) and the join score of every edge
+    └─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
 
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
 marked is whole. This module is the only one that knows the layout.
@@ -30,11 +31,13 @@ from napari_cad.core.agglomeration import MergeHistory, MergeTree, join_scores
 from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import StoreError, StoreMismatchError
 from napari_cad.core.region_graph import FRAGMENT_COLUMNS, EdgeTable, RegionGraph
+from napari_cad.core.stored_maps import StoredMap
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+    from napari_cad.core.projection import Which
     from napari_cad.core.volume import EMVolume
 
 #: Version of the layout; raised when an older package could not read the store rightly.
@@ -77,13 +80,16 @@ def run_signature(
     dict
         Plain values that `json` can write.
     """
-    return {
+    signature = {
         "volume": volume.signature(),
         "checkpoint": checkpoint_sha256,
         "intensity": config.intensity.to_json(),
         "precision": precision,
         "fragments": config.fragments.to_json(),
     }
+    # absent where nothing is fitted, so that runs made before there was a fit can go on
+    fit = config.fit.recorded()
+    return signature | {"fit": fit} if fit else signature
 
 
 def is_store(path: str | Path) -> bool:
@@ -348,6 +354,15 @@ class SegmentationStore:
     def read_fragments(self, z: int) -> npt.NDArray[np.uint32]:
         """Fragments of a section, shape (Y, X), uint32."""
         return cast("npt.NDArray[np.uint32]", self.fragments[z])
+
+    def embedding_map(self, which: Which, *, normalised: bool = True) -> StoredMap:
+        """Give the embedding map of one of a section's two embeddings, made or to be made."""
+        return StoredMap(self._group, self.shape, which, normalised=normalised)
+
+    @property
+    def embedding_rgb(self) -> zarr.Array[Any] | None:
+        """Array (Z, Y, X, 3) uint8: the map of the embeddings that affinities come from."""
+        return self.embedding_map("embedding").rgb
 
     def write_edges(
         self, z: int, edges: EdgeTable, fragment_table: npt.NDArray[np.float64]
