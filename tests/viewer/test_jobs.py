@@ -153,9 +153,9 @@ def test_progress_counts_stages_side_by_side_and_only_this_run():
     run.update(SectionDone("affinities", 9, 10, 10))
     assert run.stage == "fragments"
     assert not run.update(Warned("nothing to do with it"))
-    clock[0] = 105.5
-    run.update(SectionDone("fragments", 9, 9, 10))
-    assert run.text().startswith("Fragments · 9 of 10 sections")
+    clock[0] = 105.5  # fragments had to wait until 105
+    run.update(SectionDone("fragments", 5, 6, 10))
+    assert run.text() == "Fragments · 6 of 10 sections · 4.0/s · 1 s left"
     run.update(SectionDone("fragments", 9, 10, 10))
     run.update(StageStarted("agglomeration", 1))
     assert run.text() == "Agglomeration"

@@ -321,6 +321,8 @@ def test_the_voxel_size_is_the_layers_or_typed(ready):
     assert size.isEnabled()
     assert widget.volume.volume().voxel_size is None
     size.setText("35, 8.5, 8")
+    viewer.dims.set_current_step(0, 2)
+    layer.data = layer.data + 1  # what is typed stays
     assert widget.volume.volume().voxel_size == (35, 8.5, 8)
     size.setText("35, 8")
     widget.run()

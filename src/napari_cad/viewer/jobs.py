@@ -155,20 +155,22 @@ class RunProgress:
 
     now: Callable[[], float] = time.monotonic
     _stages: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _first: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _since: dict[str, tuple[int, float]] = field(default_factory=dict)
     _last: dict[str, float] = field(default_factory=dict)
 
     def update(self, event: Any) -> bool:
         """Take note of an event; whether anything changed."""
-        if isinstance(event, StageStarted):
-            self._stages[event.stage] = (event.done, event.total)
-            self._first[event.stage] = (event.done, self.now())
-            return True
+        if not isinstance(event, (StageStarted, SectionDone)):
+            return False
+        before = self.stage
+        self._stages[event.stage] = (event.done, event.total)
         if isinstance(event, SectionDone):
-            self._stages[event.stage] = (event.done, event.total)
             self._last[event.stage] = self.now()
-            return True
-        return False
+        stage = self.stage
+        if stage and stage != before:
+            # a stage that had to wait for another is measured from here on
+            self._since[stage] = (self._stages[stage][0], self.now())
+        return True
 
     @property
     def done(self) -> int:
@@ -189,10 +191,10 @@ class RunProgress:
         return ""
 
     def rate(self, stage: str) -> float | None:
-        """Sections per second of a stage, without those of an earlier run; None at first."""
-        if stage not in self._last:
+        """Sections per second of a stage since everything waits for it; None at first."""
+        if stage not in self._last or stage not in self._since:
             return None
-        done, begun = self._first[stage]
+        done, begun = self._since[stage]
         seconds = self._last[stage] - begun
         return (self._stages[stage][0] - done) / seconds if seconds > 0 else None
 

@@ -56,6 +56,7 @@ class VolumeForm(QWidget):
         self.sections = (QSpinBox(), QSpinBox())
         for box, which in zip(self.sections, ("First", "Last"), strict=True):
             box.setStyleSheet("min-width: 40px")  # napari's style asks for more than there is
+            box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
             box.setToolTip(f"{which} section to segment; a few are enough for a first look.")
         layout = form_layout(self)
         layout.addRow("Image", self.combo.native)
@@ -117,7 +118,7 @@ class VolumeForm(QWidget):
             return
         for old, connect in ((self._shown, False), (layer, True)):
             if old is not None:
-                for event in (old.events.scale, old.events.units, old.events.set_data):
+                for event in (old.events.scale, old.events.units, old.events.data):
                     (event.connect if connect else event.disconnect)(self._show_layer)
         self._shown = layer
         self._show_layer()
@@ -128,6 +129,7 @@ class VolumeForm(QWidget):
     def _show_layer(self) -> None:
         """Show voxel size and number of sections of the layer; let the size be typed if unknown."""
         known, n_sections = None, 1
+        was_known = not self.voxel_size.isEnabled()
         if self.layer is not None:
             try:
                 volume = volume_from_layer(self.layer)
@@ -135,7 +137,8 @@ class VolumeForm(QWidget):
                 pass  # it says so when it is to be run
             else:
                 known, n_sections = volume.voxel_size, volume.n_sections
-        self.voxel_size.setText(" × ".join(f"{length:g}" for length in known or ()))
+        if known is not None or was_known:  # else it is what the person has typed
+            self.voxel_size.setText(" × ".join(f"{length:g}" for length in known or ()))
         self.voxel_size.setReadOnly(known is not None)
         self.voxel_size.setEnabled(known is None)
         for section in self.sections:

@@ -25,7 +25,7 @@ from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.checkpoints import needs_download
 from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
 from napari_cad.viewer.layers import sendable
-from napari_cad.viewer.run_layers import RunLayers
+from napari_cad.viewer.run_layers import RunLayers, prepare
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.widgets._checkpoint import CheckpointChooser
@@ -111,6 +111,7 @@ class SegmentWidget(QWidget):
         self.cancel_button.clicked.connect(self.cancel)
         self._show_running(False)
         self._on_checkpoint()
+        prepare()
 
     def _lay_out(self) -> None:
         checkpoint = QWidget()
