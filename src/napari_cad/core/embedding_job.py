@@ -1,0 +1,337 @@
+"""Embedding maps in a child process: a server for the section on screen, and all sections at once.
+
+The server goes on until it is cancelled. It answers the last request only: whoever scrolls through
+a stack wants the section where they stop. What it is asked for beyond the first section (the
+neighbours) is made while nobody waits for anything else.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_cad.core.events import Event, SectionDone, StageStarted
+from napari_cad.core.volume import VolumeSource
+
+# what imports torch is imported where it is needed: the viewer imports the messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from napari_cad.core.config import InferenceConfig
+    from napari_cad.core.embedding import EmbeddingSamples, PairEmbeddings, SectionEmbedder
+    from napari_cad.core.network import StudentNetwork
+    from napari_cad.core.preprocessing import Preprocessing
+    from napari_cad.core.projection import EmbeddingBasis, Which
+    from napari_cad.core.segmentation_job import SegmentationOptions
+    from napari_cad.core.store import SegmentationStore
+    from napari_cad.core.volume import EMVolume
+
+#: Names of the jobs, as `JobProcess` wants them.
+SERVE = f"{__name__}:serve_embeddings"
+STORE_MAP = f"{__name__}:store_embedding_map"
+
+#: Stages of their events.
+COLOURS, MAP = "colours", "embedding map"
+
+#: Embeddings of pairs that are kept for clicks, in bytes; the last pair in any case.
+_KEPT_BYTES = 512 << 20
+
+
+# -------------------------------------------------------------------- what goes to and fro
+
+
+@dataclass(frozen=True)
+class WantedMaps:
+    """Ask for maps; replaces the request before, as far as it has not been answered.
+
+    Attributes
+    ----------
+    sections : tuple of int
+        In the order in which they are wanted: the one on screen, then its neighbours.
+    which : {"embedding", "embedding_prev"}
+        Which embedding of a section.
+    normalised : bool
+        Whether embeddings are scaled to length 1.
+    """
+
+    sections: tuple[int, ...]
+    which: Which
+    normalised: bool
+
+
+@dataclass(frozen=True)
+class PickedVoxel:
+    """Ask for the similarity of all voxels to this one; replaces the voxel before."""
+
+    z: int
+    y: int
+    x: int
+    which: Which
+
+
+@dataclass(frozen=True, eq=False)
+class BasisReady(Event):
+    """The colours of one kind of map are fixed."""
+
+    basis: EmbeddingBasis
+
+
+@dataclass(frozen=True, eq=False)
+class SectionMap(Event):
+    """The map of a section, `rgb` of shape (Y, X, 3), uint8."""
+
+    z: int
+    which: Which
+    normalised: bool
+    rgb: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities(Event):
+    """Cosine similarities to a voxel: section → (Y, X) float32 in [−1, 1]."""
+
+    picked: PickedVoxel
+    maps: dict[int, npt.NDArray[np.float32]]
+
+
+# -------------------------------------------------------------------- the jobs
+
+
+def serve_embeddings(
+    volume: EMVolume | VolumeSource,
+    checkpoint: str,
+    options: SegmentationOptions,
+    requests: queue.SimpleQueue[Any],
+    run: str | None = None,
+) -> Iterator[Event]:
+    """Answer requests for maps and similarities until there comes a None.
+
+    Parameters
+    ----------
+    volume : EMVolume or VolumeSource
+        The volume, or where to open it.
+    checkpoint : str
+        default, the name of a published checkpoint, or a path.
+    options : SegmentationOptions
+        Intensity mapping, device, and how the student is fitted to the stack.
+    requests : queue
+        Of `WantedMaps` and `PickedVoxel`; see `napari_cad.core.jobs.Requests`.
+    run : str, optional
+        Path of a store that was made from this volume with this checkpoint: it has the settings,
+        and keeps the basis.
+
+    Yields
+    ------
+    Event
+        `StageStarted` and `SectionDone` of the stage "colours" while the basis is fitted,
+        `BasisReady` before the first map of a kind, then `SectionMap` and `Similarities`.
+
+    Raises
+    ------
+    StoreMismatchError
+        If the run was made from another volume or checkpoint.
+    NapariCadError
+        See `open_source`, `resolve_checkpoint` and `IntensityMapping`.
+    """
+    server = _Server(_Setting.open(volume, checkpoint, options, run))
+    wanted: deque[int] = deque()
+    kind: tuple[Which, bool] = ("embedding", True)
+    while True:
+        newest = _newest(requests, wait=not wanted)
+        if newest is None:
+            return
+        if newest.wanted is not None:
+            wanted = deque(newest.wanted.sections)
+            kind = (newest.wanted.which, newest.wanted.normalised)
+        if newest.picked is not None:
+            yield server.similarities(newest.picked)
+        elif wanted:
+            if not server.has_basis(*kind):
+                yield from server.fit(*kind)
+                continue  # that took a while: somebody may want something else by now
+            yield server.section_map(wanted.popleft(), *kind)
+
+
+def store_embedding_map(
+    volume: EMVolume | VolumeSource,
+    checkpoint: str,
+    options: SegmentationOptions,
+    run: str,
+    which: Which = "embedding",
+    normalised: bool = True,
+) -> Iterator[Event]:
+    """Write the maps of all sections into the store of a run, or go on with it.
+
+    Parameters
+    ----------
+    volume, checkpoint, options, run
+        See `serve_embeddings`.
+    which, normalised
+        See `WantedMaps`.
+
+    Yields
+    ------
+    Event
+        `StageStarted` and `SectionDone` of the stages "colours" and "embedding map".
+
+    Raises
+    ------
+    NapariCadError
+        See `serve_embeddings`.
+    """
+    server = _Server(_Setting.open(volume, checkpoint, options, run))
+    stored = server.stored(which, normalised)
+    if not server.has_basis(which, normalised):
+        yield from server.fit(which, normalised)
+    done = stored.sections_done()
+    yield StageStarted(MAP, len(done), int(done.sum()))
+    for z in np.flatnonzero(~done).tolist():
+        stored.write(z, server.section_map(z, which, normalised).rgb)
+        done[z] = True
+        yield SectionDone(MAP, z, int(done.sum()), len(done))
+
+
+# -------------------------------------------------------------------- how they do it
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """The last request of each kind that has not been looked at."""
+
+    wanted: WantedMaps | None
+    picked: PickedVoxel | None
+
+
+def _newest(requests: queue.SimpleQueue[Any], *, wait: bool) -> _Newest | None:
+    """Empty the queue, keeping what has not been replaced; None where it is to end."""
+    found: dict[type, Any] = {}
+    try:
+        while True:
+            request = requests.get(block=wait)
+            if request is None:
+                return None
+            found[type(request)] = request
+            wait = False
+    except queue.Empty:
+        return _Newest(found.get(WantedMaps), found.get(PickedVoxel))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Everything that decides the embeddings of a volume."""
+
+    volume: EMVolume
+    network: StudentNetwork
+    preprocessing: Preprocessing
+    inference: InferenceConfig
+    store: SegmentationStore | None
+
+    @classmethod
+    def open(
+        cls,
+        volume: EMVolume | VolumeSource,
+        checkpoint: str,
+        options: SegmentationOptions,
+        run: str | None,
+    ) -> _Setting:
+        from napari_cad.core.adaptation import adapt
+        from napari_cad.core.inference import pick_device
+        from napari_cad.core.preprocessing import Preprocessing
+        from napari_cad.core.readers import open_source
+        from napari_cad.core.registry import resolve_checkpoint
+        from napari_cad.core.store import SegmentationStore
+
+        if isinstance(volume, VolumeSource):
+            volume = open_source(volume)
+        loaded = resolve_checkpoint(checkpoint)
+        store = None if run is None else SegmentationStore.open(run, mode="a")
+        if store is None:
+            config = options.config(volume, loaded.metadata)
+        else:
+            made_from = {"volume": volume.signature(), "checkpoint": loaded.sha256}
+            store.check_signature({**store.settings["signature"], **made_from})
+            config = store.config
+        preprocessing = Preprocessing.of(config.intensity.resolve(volume), config.fit)
+        network = adapt(
+            loaded.build(),
+            volume,
+            preprocessing,
+            strength=config.fit.adapt,
+            n_sections=config.fit.sampled_sections,
+            device=pick_device(options.inference.device, options.inference.precision).name,
+        )
+        return cls(volume, network, preprocessing, options.inference, store)
+
+    def embedder(self) -> SectionEmbedder:
+        from napari_cad.core.embedding import SectionEmbedder
+
+        return SectionEmbedder(self.network, self.volume, self.preprocessing, self.inference)
+
+
+class _Server:
+    """Makes maps of a volume, with the bases and the last embeddings at hand."""
+
+    def __init__(self, setting: _Setting) -> None:
+        self._setting = setting
+        self._embedder = setting.embedder()
+        self._samples: EmbeddingSamples | None = None
+        self._bases: dict[tuple[Which, bool], EmbeddingBasis] = {}
+        self._pairs: OrderedDict[tuple[int, int], PairEmbeddings] = OrderedDict()
+
+    def stored(self, which: Which, normalised: bool) -> Any:
+        store = self._setting.store
+        return None if store is None else store.embedding_map(which, normalised=normalised)
+
+    def has_basis(self, which: Which, normalised: bool) -> bool:
+        return (which, normalised) in self._bases
+
+    def fit(self, which: Which, normalised: bool) -> Iterator[Event]:
+        """Find the basis of a kind of map: in the store, or by fitting it."""
+        from napari_cad.core.embedding import sample_embeddings
+
+        stored = self.stored(which, normalised)
+        basis: EmbeddingBasis | None = None if stored is None else stored.basis
+        if basis is None:
+            yield StageStarted(COLOURS, 1)
+            if self._samples is None:
+                setting = self._setting
+                self._samples = sample_embeddings(
+                    setting.network, setting.volume, setting.preprocessing, setting.inference
+                )
+            basis = self._samples.basis(which, normalised=normalised)
+            if stored is not None:
+                stored.keep_basis(basis)
+            yield SectionDone(COLOURS, 0, 1, 1)
+        self._bases[which, normalised] = basis
+        yield BasisReady(basis)
+
+    def section_map(self, z: int, which: Which, normalised: bool) -> SectionMap:
+        basis = self._bases[which, normalised]
+        return SectionMap(z, which, normalised, basis.project(self._pair(z, which).of(which)))
+
+    def similarities(self, picked: PickedVoxel) -> Similarities:
+        from napari_cad.core.embedding import similarity_maps
+
+        pair = self._pair(picked.z, picked.which)
+        maps, _ = similarity_maps(pair, picked.which, picked.y, picked.x)
+        return Similarities(picked, maps)
+
+    def _pair(self, z: int, which: Which) -> PairEmbeddings:
+        """Embed the pair of a section, unless it is one of the last ones."""
+        from napari_cad.core.embedding import pair_of
+
+        key = pair_of(z, which, self._setting.volume.n_sections)
+        if key not in self._pairs:
+            self._pairs[key] = self._embedder.pair(*key)
+            each = 2 * self._pairs[key].embedding.nbytes
+            while len(self._pairs) > max(1, _KEPT_BYTES // each):
+                self._pairs.popitem(last=False)
+        self._pairs.move_to_end(key)
+        return self._pairs[key]
