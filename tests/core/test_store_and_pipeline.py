@@ -12,6 +12,7 @@ import pytest
 import torch
 import zarr
 
+from napari_cad.core.agglomerations import agglomerate
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.config import AgglomerationConfig, InferenceConfig, SegmentationConfig
@@ -20,7 +21,7 @@ from napari_cad.core.events import Finished, SectionDone, StageStarted, Warned
 from napari_cad.core.fragments import section_fragments
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.network import StudentNetwork
-from napari_cad.core.pipeline import agglomerate, segment_volume
+from napari_cad.core.pipeline import segment_volume
 from napari_cad.core.readers import open_volume
 from napari_cad.core.store import SegmentationStore, is_store
 from napari_cad.core.volume import EMVolume
@@ -206,7 +207,17 @@ def test_another_merge_function_or_threshold_needs_no_new_run(volume, checkpoint
     assert store.has_agglomeration("median")
 
 
-def test_multicut_and_unknown_merge_functions(volume, checkpoint, config, finished, tmp_path):
+def test_a_multicut_needs_no_new_run_and_has_no_threshold(volume, checkpoint, config, tmp_path):
+    path = tmp_path / "run.zarr"
+    list(segment_volume(volume, checkpoint, config, path))
+    agglomerate(SegmentationStore.open(path, mode="a"), "multicut")
+    tree = SegmentationStore.open(path).merge_tree("multicut")
+    assert np.array_equal(tree.lut(0.1), tree.lut(0.9))
+
+
+def test_unknown_merge_functions_are_refused_before_anything_is_written(
+    volume, checkpoint, tmp_path
+):
     unknown = SegmentationConfig(agglomeration=AgglomerationConfig("mode", 0.5))
     with pytest.raises(ConfigError, match="median"):
         next(segment_volume(volume, checkpoint, unknown, tmp_path / "run.zarr"))

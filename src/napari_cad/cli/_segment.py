@@ -68,7 +68,10 @@ def segment(
     ] = None,
     merge_function: Annotated[
         str | None,
-        typer.Option(help="Statistic of the affinities on a contact; median is the published one."),
+        typer.Option(
+            help="Statistic of the affinities on a contact: median (published), mean, quantile75 "
+            "and more, or multicut, which has no threshold."
+        ),
     ] = None,
     intensity: Annotated[
         str | None,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_cad.core.agglomeration import MERGE_FUNCTIONS, agglomerate_graph, agglomerate_voxels
+from napari_cad.core.agglomerations import agglomerate, check_agglomeration
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.events import Event, Finished, SectionDone, StageStarted, Warned
 from napari_cad.core.fragments import section_fragments
@@ -90,10 +90,7 @@ def segment_volume(
     from napari_cad.core.preprocessing import Preprocessing
 
     merge_function = config.agglomeration.merge_function
-    if merge_function not in MERGE_FUNCTIONS:
-        raise ConfigError(
-            f"merge_function must be one of {', '.join(MERGE_FUNCTIONS)}, got {merge_function!r}"
-        )
+    check_agglomeration(merge_function)
     intensity = config.intensity.resolve(volume)
     config = replace(config, intensity=intensity)
     preprocessing = Preprocessing.of(intensity, config.fit)
@@ -136,27 +133,6 @@ def segment_volume(
     yield Finished(
         str(store.path), store.n_fragments, len(np.unique(lut[1:])), time.monotonic() - started
     )
-
-
-def agglomerate(store: SegmentationStore, merge_function: str) -> None:
-    """Make the merge history of a finished store by one more merge function, if it is not there.
-
-    Parameters
-    ----------
-    store : SegmentationStore
-        Opened for writing; all its sections have their edges.
-    merge_function : str
-        A key of `MERGE_FUNCTIONS`. The published one needs the region graph only; one whose edges
-        start from more than their maximum needs the whole volume in memory.
-    """
-    if store.has_agglomeration(merge_function):
-        return
-    graph = store.region_graph()
-    if MERGE_FUNCTIONS[merge_function].on_graph:
-        history = agglomerate_graph(graph, merge_function)
-    else:
-        history = agglomerate_voxels(store.affinities, store.fragments, merge_function)
-    store.write_agglomeration(merge_function, history, graph)
 
 
 def _open_or_create(

@@ -197,7 +197,7 @@ class Microscope:
             after = np.pad(step, [pair[::-1] for pair in edge])
             slopes.append(np.where(np.abs(before) > np.abs(after), before, after))
         rise, run = slopes
-        steep = np.maximum(np.hypot(rise, run), np.float32(0.3))
+        steep: F32 = np.maximum(np.hypot(rise, run), np.float32(0.3)).astype(np.float32, copy=False)
         return ahead / steep, rise / steep, run / steep
 
     def _cytoplasm(
