@@ -215,8 +215,9 @@ class SegmentMeasures:
         a, b = lut[self._u], lut[self._v]
         rows = np.flatnonzero((a != b) & (changed[a] | changed[b]) & (a != 0) & (b != 0))
         a, b = np.minimum(a[rows], b[rows]), np.maximum(a[rows], b[rows])
-        pair = (a.astype(np.uint64) << np.uint64(32)) | b.astype(np.uint64)
-        order, first = _groups(pair, -self._faces[rows])  # of a contact the largest edge first
+        order, first = _groups(
+            _pairs(a, b), -self._faces[rows]
+        )  # of a contact the largest edge first
         if not len(first):
             return _no_contacts()
         a, b, rows = a[order], b[order], rows[order]
@@ -240,13 +241,25 @@ def _groups(*keys: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[
 
 def _merged(before: Any, kept: npt.NDArray[np.bool_], new: Any) -> Any:
     """Rows of a table that stay, and new ones, in the table's order."""
-    columns = {
-        name: np.concatenate([getattr(before, name)[kept], getattr(new, name)])
-        for name in type(before).__dataclass_fields__
-    }
-    keys = [columns["id"]] if "id" in columns else [columns["v"], columns["u"]]
-    order = np.lexsort(keys)
-    return type(before)(**{name: column[order] for name, column in columns.items()})
+    # both are sorted: a place for each new row, instead of sorting all of them again
+    place = np.searchsorted(_keys(before)[kept], _keys(new))
+    return type(before)(
+        **{
+            name: np.insert(getattr(before, name)[kept], place, getattr(new, name), axis=0)
+            for name in type(before).__dataclass_fields__
+        }
+    )
+
+
+def _keys(table: SegmentTable | ContactTable) -> npt.NDArray[np.unsignedinteger[Any]]:
+    if isinstance(table, SegmentTable):
+        return table.id
+    return _pairs(table.u, table.v)
+
+
+def _pairs(u: Ints, v: Ints) -> npt.NDArray[np.uint64]:
+    """Both ids in one number, which sorts as (u, v)."""
+    return (u.astype(np.uint64) << np.uint64(32)) | v.astype(np.uint64)
 
 
 def _with_contacts(segments: SegmentTable, contacts: ContactTable) -> SegmentTable:
