@@ -69,15 +69,15 @@ class JobRunner(QObject):
         """Whether a job goes on."""
         return self._job is not None
 
-    def start(self, function: str, arguments: Mapping[str, Any], description: str) -> int:
+    def start(self, function: str, arguments: Mapping[str, Any], description: str | None) -> int:
         """Start a job; one that still runs is cancelled first.
 
         Parameters
         ----------
         function, arguments
             See `JobProcess`.
-        description : str
-            For napari's list of activities.
+        description : str, optional
+            For napari's list of activities; None for a job that only answers requests.
 
         Returns
         -------
@@ -87,9 +87,14 @@ class JobRunner(QObject):
         self.cancel()
         self._job = JobProcess(function, arguments)
         self._run += 1
-        self._bar = progress(desc=description, total=0)
+        self._bar = None if description is None else progress(desc=description, total=0)
         self._timer.start()
         return self._run
+
+    def send(self, request: Any) -> None:
+        """Send something picklable to the job, if there is one; see `JobProcess.send`."""
+        if self._job is not None:
+            self._job.send(request)
 
     def cancel(self) -> None:
         """End the job, if there is one, with everything that it started. Does not wait."""

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
 
-Role = Literal["image", "labels", "truth", "affinities", "segments", "embedding_rgb"]
+Role = Literal[
+    "image",
+    "labels",
+    "truth",
+    "affinities",
+    "segments",
+    "embedding_rgb",  # of embeddings as the later section of a pair
+    "embedding_prev_rgb",  # as the earlier one
+    "similarity",
+    "student_rgb",  # of the student and of a 3D network, to be compared
+    "teacher_rgb",
+    "teacher_unblended_rgb",
+]
 
 
 class LutLabels(LazyArray):

@@ -1,0 +1,105 @@
+"""Choosing an image as it is: which of the viewer's grey ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import ComboBox
+from napari.layers import Image
+from psygnal import Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_cad.core.errors import VolumeError
+from napari_cad.viewer.layers import Placement, role_of, shown_section, volume_from_layer
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_cad.core.volume import EMVolume
+
+
+class ImageChooser(QWidget):
+    """A list of the viewer's grey images.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Whose layers are offered.
+
+    Attributes
+    ----------
+    changed : Signal
+        (), when another layer is chosen, or the one that was chosen has gone.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._shown: Image | None = None
+        self.combo = ComboBox(name="image", choices=self._choices)
+        self.combo.native.setToolTip("A grey image of one section, or of several (z, y, x).")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.combo.native)
+        self.setFocusProxy(self.combo.native)
+        for event in (
+            viewer.layers.events.inserted,
+            viewer.layers.events.removed,
+            viewer.layers.events.reordered,
+        ):
+            event.connect(self._on_layers)
+        self.combo.changed.connect(self._on_layer)
+        self._on_layers()
+
+    @property
+    def layer(self) -> Image | None:
+        """The layer that is chosen."""
+        layer: Image | None = self.combo.value
+        return layer
+
+    def volume(self) -> EMVolume:
+        """Make a volume of the whole layer.
+
+        Raises
+        ------
+        VolumeError
+            If there is none, or it is no stack; the message says what to do.
+        """
+        return volume_from_layer(self._required())
+
+    def placement(self) -> Placement:
+        """Give its place in the viewer."""
+        return Placement.of_layer(self._required())
+
+    def shown(self) -> int | None:
+        """Which section is on screen; None where the view is 3D, cut another way, or beyond."""
+        layer = self._required()
+        if layer.ndim == 2:
+            return 0
+        dims = self._viewer.dims
+        if dims.ndisplay == 3 or dims.ndim - layer.ndim in dims.displayed:
+            return None
+        return shown_section(self._viewer, layer)
+
+    def _required(self) -> Image:
+        if self.layer is None:
+            raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
+        return self.layer
+
+    def _choices(self, _widget: object) -> list[tuple[str, Image]]:
+        return [
+            (layer.name, layer)
+            for layer in self._viewer.layers
+            if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
+        ]
+
+    def _on_layers(self) -> None:
+        self.combo.reset_choices()
+        self._on_layer()
+
+    def _on_layer(self) -> None:
+        if self.layer is not self._shown:
+            self._shown = self.layer
+            self.changed.emit()
