@@ -38,6 +38,9 @@ Role = Literal[
     "student_rgb",  # of the student and of a 3D network, to be compared
     "teacher_rgb",
     "teacher_unblended_rgb",
+    "error_arrows",
+    "error_places",
+    "meshes",
 ]
 
 
@@ -302,6 +305,11 @@ def _tag(layer: Layer) -> dict[str, Any]:
 def role_of(layer: Layer) -> str | None:
     """Tell what a layer shows, if this package made it."""
     return _tag(layer).get("role")
+
+
+def run_of(layer: Layer) -> str | None:
+    """Tell which run a layer belongs to: the path of its store."""
+    return _tag(layer).get("run")
 
 
 def find_layer(viewer: ViewerModel, role: Role, run: str | None = None) -> Layer | None:

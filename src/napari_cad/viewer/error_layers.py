@@ -1,0 +1,261 @@
+"""Arrows at the errors of a segmentation, and the way to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Points
+
+from napari_cad.core.errors import ShapeError
+from napari_cad.viewer.layers import (
+    LutLabels,
+    Placement,
+    find_layer,
+    role_of,
+    run_of,
+    tag,
+    volume_from_layer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.layers import Labels, Layer, Vectors
+
+    from napari_cad.core.error_report import SegmentationError
+    from napari_cad.core.volume import EMVolume
+
+#: Colours that people who do not tell red from green tell apart.
+COLOURS = {"split": "#38b6ff", "merge": "#ff9d2e"}
+
+#: Length of an arrow over the diagonal of a section.
+_LENGTH = 0.06
+#: From the tail of an arrow to its tip, (y, x).
+_DIRECTION = np.array([1.0, -1.0]) / np.sqrt(2.0)
+#: Pixels on screen per voxel of a section, at least, when going to a place.
+_CLOSE = 2.0
+
+
+class ErrorLayers:
+    """The arrows of one segmentation. A person may remove, rename or move them at any time.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where they are shown.
+    key : str
+        By which they are found again: the run's path, or the name of the labels layer.
+    placement : Placement
+        Of the segmentation.
+    shape : tuple of int
+        (Z, Y, X) of the segmentation.
+    name : str
+        Of the segmentation.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        key: str,
+        placement: Placement,
+        shape: tuple[int, int, int],
+        name: str,
+    ) -> None:
+        self._viewer = viewer
+        self._key = key
+        self._placement = placement
+        self._length = _LENGTH * float(np.hypot(*shape[1:]))
+        self._name = name
+
+    @property
+    def arrows(self) -> Vectors | None:
+        """The layer of arrows, if it is there."""
+        return find_layer(self._viewer, "error_arrows", self._key)
+
+    @property
+    def places(self) -> Points | None:
+        """The layer of points at their tips, if it is there."""
+        return find_layer(self._viewer, "error_places", self._key)
+
+    def show(self, errors: Sequence[SegmentationError], ranks: Sequence[int]) -> None:
+        """Show an arrow at each error.
+
+        Parameters
+        ----------
+        errors : sequence of SegmentationError
+            Those to show.
+        ranks : sequence of int
+            Their numbers, which stand beside them.
+        """
+        tips = np.array([error.position for error in errors], np.float64).reshape(-1, 3)
+        features = error_features(errors, ranks)
+        reach = np.zeros_like(tips)
+        # the tip stays off the place itself, which is what there is to see
+        reach[:, 1:] = _DIRECTION * self._length
+        tails = tips - 1.25 * reach
+        colours = [COLOURS[error.kind] for error in errors]
+        active = self._viewer.layers.selection.active
+        self._put(
+            "error_arrows",
+            "errors",
+            np.stack([tails, reach], axis=1),
+            features,
+            colours,
+            {
+                "vector_style": "arrow",
+                "edge_width": self._length / 7,
+                "blending": "translucent_no_depth",
+            },
+        )
+        self._put(
+            "error_places",
+            "error numbers",
+            tips,
+            features,
+            colours,
+            {
+                "size": self._length / 3,
+                "face_color": "transparent",
+                "border_width": 0.12,
+                "blending": "translucent_no_depth",
+                "text": {
+                    "string": "{number}",
+                    "color": "white",
+                    "size": 10,
+                    "anchor": "upper_left",
+                },
+            },
+        )
+        self._viewer.layers.selection.active = active
+
+    def remove(self) -> None:
+        """Take both layers away."""
+        for layer in (self.arrows, self.places):
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+
+    def _put(
+        self,
+        role: Any,
+        what: str,
+        data: npt.NDArray[np.float64],
+        features: dict[str, Any],
+        colours: list[str],
+        settings: dict[str, Any],
+    ) -> None:
+        """Make a layer anew where the old one was: colours and features change with the number."""
+        old = find_layer(self._viewer, role, self._key)
+        add = self._viewer.add_vectors if role == "error_arrows" else self._viewer.add_points
+        colour = "edge_color" if role == "error_arrows" else "border_color"
+        layer = add(
+            data,
+            ndim=3,
+            name=f"{self._name} {what}" if old is None else old.name,
+            metadata=tag(role, self._key),
+            features=features,
+            **({colour: colours} if colours else {}),
+            **self._placement.for_axes(3),
+            **settings,
+        )
+        if role == "error_places":
+            layer.editable = False
+        if old is not None:
+            layer.visible = old.visible
+            layers = self._viewer.layers
+            layers.move(len(layers) - 1, layers.index(old))
+            layers.remove(old)
+
+
+def error_features(errors: Sequence[SegmentationError], ranks: Sequence[int]) -> dict[str, Any]:
+    """Columns of the features table: one row per error."""
+    return {
+        "number": np.array(ranks, np.int64),
+        "error": np.array([error.kind for error in errors], object),
+        "cause": np.array([error.cause for error in errors], object),
+        "voi_bits": np.array([round(error.cost, 5) for error in errors], np.float64),
+        "voxels": np.array([error.voxels for error in errors], np.int64),
+        "truth": np.array([ids_text(error.truth) for error in errors], object),
+        "segments": np.array([ids_text(error.segments) for error in errors], object),
+    }
+
+
+def ids_text(ids: tuple[int, int]) -> str:
+    """Write two ids, or one where they are the same."""
+    return str(ids[0]) if ids[0] == ids[1] else f"{ids[0]} | {ids[1]}"
+
+
+def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) -> None:
+    """Show a place: its section, in the middle, near enough.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        What is to show it, in 2D or 3D.
+    placement : Placement
+        Of the layer that the position belongs to.
+    position : sequence of float
+        (z, y, x) in voxels of that layer.
+    """
+    # a layer of no points knows best how napari transforms
+    world = Points(ndim=3, **placement.for_axes(3)).data_to_world(position)
+    n_dims = viewer.dims.ndim
+    axes = range(n_dims - len(world), n_dims)
+    viewer.dims.set_point(list(axes), list(world))
+    centre = np.array(viewer.dims.point, np.float64)
+    centre[list(axes)] = world
+    shown = [float(centre[axis]) for axis in viewer.dims.displayed]
+    scale = float(np.min(np.abs(placement.settings.get("scale", (1.0,))[-2:])))
+    viewer.camera.center = (0.0, *shown)[-3:]
+    viewer.camera.zoom = max(viewer.camera.zoom, _CLOSE / scale)
+
+
+def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:
+    """Give the part of a truth layer that lies where a segmentation lies.
+
+    Parameters
+    ----------
+    segmentation, truth : Labels
+        Of three axes. Of one shape, or placed in the same world with voxels of the same size.
+
+    Returns
+    -------
+    EMVolume
+        The truth, of the segmentation's shape.
+
+    Raises
+    ------
+    ShapeError
+        If the truth does not cover the segmentation.
+    VolumeError
+        If a layer is no stack.
+    """
+    volume, shape = volume_from_layer(truth), volume_from_layer(segmentation).shape
+    if volume.shape == shape:
+        return volume
+    scales = [np.asarray(layer.scale) for layer in (segmentation, truth)]
+    same = segmentation.ndim == truth.ndim and np.allclose(*scales)
+    offset = np.asarray(segmentation.translate) - np.asarray(truth.translate) if same else None
+    start = None if offset is None else np.rint(offset / scales[0]).astype(int)
+    if start is None or (start < 0).any() or (start + shape > volume.shape).any():
+        raise ShapeError(
+            f"{truth.name} {volume.shape} does not cover {segmentation.name} {shape}: choose truth "
+            "of the same shape, or give both layers the scale and translate they have in the stack"
+        )
+    z, y, x = ((int(a), int(a) + int(n)) for a, n in zip(start, shape, strict=True))
+    return replace(volume.crop(z, y, x), name=truth.name)
+
+
+def segmentation_key(layer: Layer) -> str:
+    """By what the layers about a segmentation are found: its run, or its own name."""
+    return run_of(layer) or layer.name
+
+
+def shown_lut(layer: Layer) -> npt.NDArray[Any] | None:
+    """Give the LUT of a run's segments as they are shown; None for any other labels."""
+    if role_of(layer) == "segments" and run_of(layer) and isinstance(layer.data, LutLabels):
+        return layer.data.lut
+    return None
