@@ -14,7 +14,8 @@ import torch
 
 from napari_cad.core.checkpoint import load_checkpoint
 from napari_cad.core.errors import ConfigError, DeviceMemoryError, StoreMismatchError
-from napari_cad.core.inference import pick_device
+from napari_cad.core.inference import Device, pick_device
+from napari_cad.core.jobs import JobProcess
 from napari_cad.core.teacher import TeacherMetadata, TeacherNetwork, load_teacher, save_teacher
 from napari_cad.training.average import WeightAverage
 from napari_cad.training.config import (
@@ -205,6 +206,20 @@ def test_a_killed_run_goes_on_to_the_last_bit(tmp_path, whole):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_run_can_be_a_job(tmp_path):
+    arguments = {
+        "config": make_config(teacher=False, steps=2),
+        "run": str(tmp_path / "run"),
+        "volumes": [make_volume()],
+    }
+    job = JobProcess("napari_cad.training.loop:train", arguments)
+    events = list(job.events())
+    assert [type(e) for e in events] == [
+        TrainingStarted, StepsDone, StepsDone, CheckpointSaved, TrainingFinished,
+    ]  # fmt: skip
+    assert job.error is None
+
+
 def test_time_is_up(tmp_path):
     config = make_config(teacher=False)
     events = list(train(config, tmp_path, volumes=[make_volume()], minutes=0.0))
@@ -325,6 +340,42 @@ def test_other_errors_of_a_step_are_left_alone():
     learner = Learner(make_config(), pick_device("cpu"))
     with pytest.raises(RuntimeError, match=r"shape|size|invalid"):
         learner.step(learner.networks, torch.rand(1, 2, 15, 16), torch.ones(1, 2, 15, 16), 0)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_weights_and_losses_in_float32(precision):
+    """What CUDA does by default, on the CPU: autocast, and for float16 a scaled loss."""
+    losses = {}
+    for name in ("float32", precision):
+        learner = Learner(make_config(), Device("cpu", name))
+        assert learner.scaler.is_enabled() == (name == "float16")
+        torch.manual_seed(1)
+        batch = torch.rand(2, 3, 16, 32), torch.ones(2, 3, 16, 32, dtype=torch.int32)
+        batch[1][..., :8] = 2
+        losses[name] = learner.step(learner.networks, *batch, 0)["loss"]
+        assert {p.dtype for p in learner.networks.parameters()} == {torch.float32}
+    assert losses[precision] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses[precision] != losses["float32"]
+
+
+def test_a_step_whose_half_precision_gradient_overflows_is_skipped():
+    learner = Learner(make_config(teacher=False), Device("cpu", "float16"))
+    before = {k: v.clone() for k, v in learner.networks.student.named_parameters()}
+    scale = learner.scaler.get_scale()
+    hook = learner.networks.student.decoder.head.weight.register_hook(lambda g: g * float("inf"))
+    batch = torch.rand(2, 2, 16, 16), torch.ones(2, 2, 16, 16, dtype=torch.int32)
+    batch[1][..., :8] = 2
+    learner.step(learner.networks, *batch, 0)
+    for name, value in learner.networks.student.named_parameters():
+        assert torch.equal(value, before[name])
+    assert learner.scaler.get_scale() == scale / 2
+    hook.remove()
+    weight = learner.networks.student.decoder.head.weight
+    for number in range(1, 20):  # the scale is halved until nothing overflows
+        learner.step(learner.networks, *batch, number)
+        if not torch.equal(weight, before["decoder.head.weight"]):
+            return
+    pytest.fail("nothing is learned")
 
 
 # ----------------------------------------------------------------------------- the teacher's ways

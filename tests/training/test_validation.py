@@ -88,6 +88,11 @@ def test_scores_are_those_of_the_pipeline(monkeypatch, tmp_path):
     )
     got = validate(student, [volume], size=32, threshold=0.5)
     assert got.scores.to_json() == pytest.approx(expected.to_json())
+    losses = [
+        affinity_loss(store.affinities[:, z], volume.read_labels((z - 1, 8, 8), (2, 32, 32)))
+        for z in range(1, 6)
+    ]
+    assert got.loss == pytest.approx(np.mean(losses))
     assert got.picture.shape == (32, 128, 3)
     assert got.picture.dtype == np.uint8
     np.testing.assert_array_equal(got.picture[:, :32, 0], window.section(3))
