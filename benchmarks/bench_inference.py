@@ -4,7 +4,8 @@
 
 Plain: the network as it is drawn, torch eager, batch norm unfolded, default memory layout, both
 sections encoded for the pair. Ours: folded, channels_last, the encoding of the earlier section
-reused from the pair before. Both from uint8 sections to stored affinities. Rounds alternate; medians.
+reused from the pair before. Both go from uint8 sections to stored affinities. Rounds alternate;
+medians.
 """
 
 from __future__ import annotations
