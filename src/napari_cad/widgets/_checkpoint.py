@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _OTHER = "file"
 #: Characters about the training data that are shown without asking.
-_NOTE_LENGTH = 75
+_NOTE_LENGTH = 60
 _FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
 
 
@@ -95,9 +95,9 @@ class CheckpointChooser(QWidget):
             self._note.setText("It does not say what it was trained on.")
             return
         size = metadata.voxel_size
-        voxels = "" if size is None else f", {' × '.join(f'{n:g}' for n in size)} nm"
+        voxels = "" if size is None else f"{' × '.join(f'{n:g}' for n in size)} nm, "
         data = textwrap.shorten(metadata.training_data, _NOTE_LENGTH, placeholder="…")
-        self._note.setText(f"Trained on {data}{voxels}")
+        self._note.setText(f"Trained on {voxels}{data}")
         self._note.setToolTip(tooltip(f"{metadata.training_data}. {metadata.notes}"))
 
     def _set_tooltip(self, text: str) -> None:
