@@ -122,9 +122,8 @@ def store_layers(store: SegmentationStore) -> list[LayerData]:
         layers.append((data, about | settings, kind))
 
     add("affinities", ChannelsLast(store.affinities), "image", rgb=True, visible=False)
-    embedding_rgb = getattr(store, "embedding_rgb", None)
-    if embedding_rgb is not None:
-        add("embedding_rgb", embedding_rgb, "image", rgb=True, visible=False)
+    if store.embedding_rgb is not None:
+        add("embedding_rgb", store.embedding_rgb, "image", rgb=True, visible=False)
     lut = store.lut() if store.has_agglomeration(store.merge_function) else None
     add("segments", LutLabels(store.fragments, lut), "labels", opacity=0.5)
     return layers

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from napari_cad.core.volume import EMVolume
 
-_OURS = ("affinities", "embedding_rgb")
-
 
 class VolumeForm(QWidget):
     """A list of the viewer's grey images, and what there is to say about the chosen one.
@@ -105,7 +103,7 @@ class VolumeForm(QWidget):
         return [
             (layer.name, layer)
             for layer in self._viewer.layers
-            if isinstance(layer, Image) and not layer.rgb and role_of(layer) not in _OURS
+            if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
         ]
 
     def _on_layers(self) -> None:
