@@ -21,7 +21,7 @@ if __name__ == "__main__":
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
     torch.set_num_threads(1)
-    config = make_config(steps=3)
+    config = make_config(steps=2)
     trainer = Trainer.start(config, run, volumes=[make_volume()])
     events = list(trainer.run())
     weights = {k: v.clone() for k, v in trainer.learner.networks.named_parameters()}
