@@ -1,0 +1,471 @@
+"""The dock widget "Embedding map": what the network sees, live and section by section."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QWidget
+
+from napari_cad.core.config import DEVICES, InferenceConfig
+from napari_cad.core.embedding_job import (
+    COLOURS,
+    SERVE,
+    STORE_MAP,
+    BasisReady,
+    PickedVoxel,
+    SectionMap,
+    Similarities,
+    WantedMaps,
+)
+from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.core.events import Event, StageStarted
+from napari_cad.core.jobs import Requests
+from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.viewer.embedding_layers import EmbeddingLayers
+from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.layers import sendable
+from napari_cad.viewer.state import state_of
+from napari_cad.widgets._checkpoint import CheckpointChooser
+from napari_cad.widgets._column import Column
+from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout, tooltip
+from napari_cad.widgets._image import ImageChooser
+from napari_cad.widgets._intensity import IntensityForm
+from napari_cad.widgets._run import RunChooser
+from napari_cad.widgets._status import RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import napari.viewer
+
+    from napari_cad.core.projection import EmbeddingBasis, Which
+
+_TOOLTIP = Qt.ItemDataRole.ToolTipRole
+
+_WHICH: dict[Which, tuple[str, str]] = {
+    "embedding": (
+        "as the later section of (z − 1, z)",
+        "The embedding that this section's affinities come from. The first section is paired with "
+        "itself.",
+    ),
+    "embedding_prev": (
+        "as the earlier section of (z, z + 1)",
+        "The embedding that the next section's affinity along z comes from. It lives in another "
+        "space and has colours of its own. The last section is paired with itself.",
+    ),
+}
+
+#: Pixels that a click may slip.
+_SLIP = 3
+
+
+class EmbeddingWidget(Column):
+    """Shows the student's embeddings of the section on screen as colours.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer that it is docked in.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._layers: EmbeddingLayers | None = None
+        self._bases: dict[tuple[Which, bool], EmbeddingBasis] = {}
+        self._last_z = 0
+        self._progress = RunProgress()
+        self._make_form()
+        self._lay_out()
+
+        self.server = JobRunner(self)
+        self.server.reported.connect(self._on_answer)
+        self.server.failed.connect(self._on_server_failed)
+        self.writer = JobRunner(self)
+        self.writer.reported.connect(self._on_written)
+        self.writer.finished.connect(self._on_writer_finished)
+        self.writer.failed.connect(self._on_writer_failed)
+        self.writer.cancelled.connect(self._on_writer_cancelled)
+        viewer.dims.events.current_step.connect(self._ask)
+        viewer.dims.events.order.connect(self._ask)
+        viewer.dims.events.ndisplay.connect(self._ask)
+        viewer.layers.events.inserted.connect(self._offer_runs)
+        viewer.layers.events.removed.connect(self._offer_runs)
+        state_of(viewer).run_finished.connect(self._offer_runs)
+        self._clicks = _Clicks(self)
+        self.destroyed.connect(_Removal(viewer.mouse_drag_callbacks, self._clicks))
+        self._offer_runs()
+        self._show_state()
+
+    def _make_form(self) -> None:
+        self.image = ImageChooser(self._viewer)
+        self.checkpoint = CheckpointChooser()
+        self.run = RunChooser(self._viewer)
+        self.device = ConfigForm(
+            InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
+        )
+        self.intensity = IntensityForm(self._contrast_limits)
+        self.which = QComboBox()
+        for which, (text, about) in _WHICH.items():
+            self.which.addItem(text, which)
+            self.which.setItemData(self.which.count() - 1, tooltip(about), _TOOLTIP)
+        self.normalised = QCheckBox("Scale to length 1")
+        self.normalised.setChecked(True)
+        self.normalised.setToolTip(
+            tooltip(
+                "Affinities know the directions of embeddings only. Raw embeddings differ in "
+                "length too."
+            )
+        )
+        self.explained = QLabel()
+        self.explained.setToolTip(
+            tooltip(
+                "How much of the variance of the embeddings each colour shows. What is missing "
+                "cannot be seen here, though the network uses it."
+            )
+        )
+        self.live_button = QPushButton("Show the section on screen")
+        self.live_button.setCheckable(True)
+        self.live_button.setToolTip(
+            "Colour the embeddings of the section on screen, while you scroll too."
+        )
+        self.pick_button = QPushButton("Pick a pixel")
+        self.pick_button.setCheckable(True)
+        self.pick_button.setToolTip(
+            tooltip(
+                "While this is on, a click into the image shows how similar every pixel of this "
+                "section, and of the other section of its pair, is to the one that you clicked on."
+            )
+        )
+        self.line = QLabel()
+        self.line.setWordWrap(True)
+        self.write_button = QPushButton("Write all sections into the run")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop writing; the same button goes on from there.")
+        self.status = RunStatus()
+        self.image.changed.connect(self._on_image)
+        self.checkpoint.changed.connect(self._on_checkpoint)
+        self.run.changed.connect(self._on_run)
+        cast("QComboBox", self.device.field("device")).currentIndexChanged.connect(self._restart)
+        self.which.currentIndexChanged.connect(self._on_kind)
+        self.normalised.toggled.connect(self._on_kind)
+        self.live_button.toggled.connect(self._on_live)
+        self.pick_button.toggled.connect(self._on_pick)
+        self.write_button.clicked.connect(self.write)
+        self.cancel_button.clicked.connect(self.writer_cancel)
+
+    def _lay_out(self) -> None:
+        source, kind = QWidget(), QWidget()
+        form = form_layout(source)
+        form.addRow("Image", self.image)
+        form.addRow("Checkpoint", self.checkpoint)
+        form.addRow("Run", self.run)
+        form = form_layout(kind)
+        form.addRow("Embedding", self.which)
+        form.addRow("", self.normalised)
+        form.addRow("Explained", self.explained)
+        self.fill(
+            source,
+            self.device,
+            Collapsible("Intensity", self.intensity),
+            kind,
+            (self.live_button, self.pick_button),
+            self.line,
+            (self.write_button, self.cancel_button),
+            self.status,
+        )
+
+    # ------------------------------------------------------------------ the live map
+
+    def _on_live(self, on: bool) -> None:
+        if on:
+            self._start()
+        else:
+            self.server.cancel()
+            self.pick_button.setChecked(False)
+            self.line.setText("")
+        self._show_state()
+
+    def _start(self) -> None:
+        """Start the server with what the form says, and ask for the section on screen."""
+        self.status.clear()
+        try:
+            volume = self.image.volume()
+            arguments = self._arguments() | {"run": self.run.value(), "requests": Requests()}
+        except NapariCadError as error:
+            self._stop(str(error))
+            return
+        key = self.run.value() or f"live {volume.name}"
+        self._layers = EmbeddingLayers(
+            self._viewer, key, volume.shape, self.image.placement(), volume.name
+        )
+        self._bases.clear()
+        try:
+            self.server.start(SERVE, arguments, None)
+        except OSError as error:
+            self._stop(f"The job could not be started: {error}")
+            return
+        self._on_kind()
+
+    def _restart(self) -> None:
+        """Take over a change of the form, where the map is live."""
+        if self.live_button.isChecked():
+            self._start()
+
+    def _stop(self, message: str, details: str = "") -> None:
+        self.live_button.setChecked(False)
+        self.line.setText("")
+        self.status.failed(message, details)
+
+    def _kind(self) -> tuple[Which, bool]:
+        return self.which.currentData(), self.normalised.isChecked()
+
+    def _on_kind(self) -> None:
+        """Show the other embedding, or the same one scaled otherwise."""
+        self._show_explained()
+        if self._layers is None or not self.server.running:
+            return
+        which, normalised = self._kind()
+        run = self.run.value()
+        stored = None
+        if run is not None:
+            store = state_of(self._viewer).store(run)
+            stored = store.embedding_map(which, normalised=normalised)
+        self._layers.open_map(which, normalised, stored)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the section on screen and its neighbours, as far as they are not there."""
+        if self._layers is None or not self.server.running:
+            return
+        try:
+            z = self.image.shown()
+        except NapariCadError:
+            return  # the image has gone: that ends it
+        if z is None:
+            self.line.setText("No section of the image is on screen.")
+            return
+        step = -1 if z < self._last_z else 1
+        self._last_z = z
+        kind = self._kind()
+        missing = self._layers.missing((z, z + step, z - step, z + 2 * step), *kind)
+        if z not in missing:
+            self._layers.show(*kind)
+        if missing:
+            self.server.send(WantedMaps(missing, *kind))
+        self._show_line(z)
+
+    def _on_answer(self, event: Event) -> None:
+        layers = self._layers
+        if isinstance(event, StageStarted) and event.stage == COLOURS:
+            self.line.setText("Choosing colours from a sample of sections…")
+        elif isinstance(event, BasisReady):
+            self._bases[event.basis.which, event.basis.normalised] = event.basis
+            self._show_explained()
+        elif isinstance(event, SectionMap) and layers is not None:
+            if (event.which, event.normalised) == self._kind():
+                layers.show_map(event)
+                self._show_line(self._last_z)
+        elif isinstance(event, Similarities) and layers is not None:
+            layers.show_similarities(event)
+            self._show_picked(event)
+
+    def _on_server_failed(self, error: JobError) -> None:
+        self._stop(str(error), error.details)
+
+    def _show_line(self, z: int) -> None:
+        if self._layers is not None:
+            waiting = z in self._layers.missing((z,), *self._kind())
+            self.line.setText(f"Section {z}…" if waiting else f"Section {z}")
+
+    def _show_explained(self) -> None:
+        basis = self._bases.get(self._kind())
+        if basis is None:
+            self.explained.setText("–")
+            return
+        colours = ("#e5534b", "#57ab5a", "#539bf5")
+        shares = " + ".join(
+            f'<span style="color: {colour}">■</span> {100 * share:.0f}'
+            for colour, share in zip(colours, basis.explained, strict=True)
+        )
+        self.explained.setText(f"{shares} = {100 * sum(basis.explained):.0f} % of the variance")
+
+    # ------------------------------------------------------------------ picking a pixel
+
+    def _on_pick(self, on: bool) -> None:
+        callbacks = self._viewer.mouse_drag_callbacks
+        if on and self._clicks not in callbacks:
+            callbacks.append(self._clicks)
+        elif not on and self._clicks in callbacks:
+            callbacks.remove(self._clicks)
+
+    def on_mouse(self, event: Any) -> Generator[None, None, None]:
+        """Pick where a click ends that has not become a drag, which moves the camera."""
+        if event.button != 1 or event.modifiers:
+            return
+        start = np.asarray(event.pos)
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.abs(np.asarray(event.pos) - start).max() <= _SLIP:
+            self.pick(event.position)
+
+    def pick(self, position: Any) -> None:
+        """Ask for the similarities to the voxel at a place of the world.
+
+        Parameters
+        ----------
+        position : sequence of float
+            In world coordinates, as a mouse event has it.
+        """
+        layer, z = self.image.layer, self.image.shown()
+        if layer is None or z is None or not self.server.running:
+            return
+        y, x = (round(float(n)) for n in layer.world_to_data(position)[-2:])
+        height, width = layer.extent.data[1, -2:] + 0.5
+        if 0 <= y < height and 0 <= x < width:
+            self.server.send(PickedVoxel(z, y, x, self._kind()[0]))
+
+    def _show_picked(self, event: Similarities) -> None:
+        picked = event.picked
+        others = sorted(set(event.maps) - {picked.z})
+        beside = f" and section {others[0]}" if others else ""
+        self.line.setText(
+            f"Similarity to voxel ({picked.y}, {picked.x}) of section {picked.z}, in it{beside}"
+        )
+
+    # ------------------------------------------------------------------ all sections
+
+    def write(self) -> None:
+        """Write the maps of all sections into the run, or go on with it."""
+        run = self.run.value()
+        which, normalised = self._kind()
+        self.status.clear()
+        self._progress = RunProgress()
+        try:
+            arguments = self._arguments() | {"run": run, "which": which, "normalised": normalised}
+            self.writer.start(STORE_MAP, arguments, "Embedding maps")
+        except (NapariCadError, OSError) as error:
+            self.status.failed(str(error))
+            return
+        self.status.running("Starting…")
+        self._show_state()
+
+    def writer_cancel(self) -> None:
+        """Stop writing; what is done is kept."""
+        self.writer.cancel()
+
+    def _on_written(self, event: Event) -> None:
+        if self._progress.update(event):
+            done, total = self._progress.done, self._progress.total
+            self.status.running(self._progress.text(), done, total)
+            self.writer.show_progress(done, total)
+
+    def _on_writer_finished(self) -> None:
+        self.status.ended("All sections are in the run.")
+        self._show_state()
+        self._show_stored()
+
+    def _on_writer_failed(self, error: JobError) -> None:
+        self.status.failed(str(error), error.details)
+        self._show_state()
+
+    def _on_writer_cancelled(self) -> None:
+        self.status.ended("Stopped. The same button goes on from there.")
+        self._show_state()
+
+    def _show_stored(self) -> None:
+        """Show what is in the run, without a job."""
+        run = self.run.value()
+        if run is None or self.server.running:
+            return
+        volume, (which, normalised) = self.image.volume(), self._kind()
+        store = state_of(self._viewer).store(run)
+        layers = EmbeddingLayers(
+            self._viewer, run, volume.shape, self.image.placement(), volume.name
+        )
+        stored = store.embedding_map(which, normalised=normalised)
+        layers.open_map(which, normalised, stored)
+        layers.show(which, normalised)
+        if stored.basis is not None:
+            self._bases[which, normalised] = stored.basis
+            self._show_explained()
+
+    # ------------------------------------------------------------------ the form itself
+
+    def _arguments(self) -> dict[str, Any]:
+        """Give what both jobs need; raises `NapariCadError` where the form is not right."""
+        return {
+            "volume": sendable(self.image.volume()),
+            "checkpoint": self.checkpoint.value(),
+            "options": SegmentationOptions(
+                intensity=self.intensity.value(),
+                inference=InferenceConfig(**self.device.values()),
+            ),
+        }
+
+    def _on_image(self) -> None:
+        self._offer_runs()
+        if self.image.layer is None and self.live_button.isChecked():
+            self.live_button.setChecked(False)
+        else:
+            self._restart()
+
+    def _on_checkpoint(self) -> None:
+        self._offer_runs()
+        self._restart()
+
+    def _on_run(self) -> None:
+        self._restart()
+        self._show_state()
+
+    def _offer_runs(self) -> None:
+        try:
+            shape = self.image.volume().shape
+        except NapariCadError:
+            shape = None
+        metadata = self.checkpoint.metadata()
+        self.run.offer(shape, None if metadata is None else metadata.name)
+        self._show_state()
+
+    def _show_state(self) -> None:
+        has_run, writing = self.run.value() is not None, self.writer.running
+        self.intensity.setEnabled(not has_run)
+        self.pick_button.setEnabled(self.live_button.isChecked())
+        self.write_button.setEnabled(has_run and not writing)
+        self.write_button.setToolTip(
+            "Colour all sections, with the same colours, and keep them in the run's store."
+            if has_run
+            else "Segment the image first, or open a run of it: the maps are kept in its store."
+        )
+        self.cancel_button.setEnabled(writing)
+
+    def _contrast_limits(self) -> tuple[float, float] | None:
+        layer = self.image.layer
+        return None if layer is None else tuple(layer.contrast_limits)
+
+
+class _Clicks:
+    """What the viewer calls at a click; it does not keep the widget alive."""
+
+    def __init__(self, widget: EmbeddingWidget) -> None:
+        self._widget = weakref.ref(widget)
+
+    def __call__(self, _viewer: Any, event: Any) -> Generator[None, None, None] | None:
+        widget = self._widget()
+        return None if widget is None else widget.on_mouse(event)
+
+
+class _Removal:
+    """Takes the callback of a widget that is no more out of its viewer's list."""
+
+    def __init__(self, callbacks: list[Any], callback: Any) -> None:
+        self._callbacks = callbacks
+        self._callback = callback
+
+    def __call__(self) -> None:
+        if self._callback in self._callbacks:
+            self._callbacks.remove(self._callback)
