@@ -333,6 +333,22 @@ def test_an_edit_that_cannot_be_written_is_not_made(fails, tmp_path, new_source)
         np.testing.assert_array_equal(again.lut, last)
 
 
+def test_numbers_of_numpy_are_as_good_as_others(tmp_path):
+    source = row()
+    with ProofreadingSession(source, tmp_path / "s") as session:
+        a, b = session.lut[1], session.lut[4]
+        session.merge([a, b], keep=a)
+        session.lock(session.lut[5:6])
+        session.detach(np.int64(2), force=True)
+        session.isolate(np.uint32(6))
+        session.set_threshold(np.float32(0.5))
+        session.add_note("here", position=tuple(np.zeros(3)), segment=session.lut[5])
+        questions.postpone(session, np.int64(1))
+        last = session.lut.copy()
+    with ProofreadingSession(source, tmp_path / "s") as session:
+        np.testing.assert_array_equal(session.lut, last)
+
+
 def test_a_session_in_memory_needs_no_folder():
     session = ProofreadingSession(row())
     session.merge([1, 4])

@@ -8,11 +8,11 @@ whole says more than one edge of it, so its mean affinity is summed up over all 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_cad.core.agglomeration import MergeHistory, MergeTree
+from napari_cad.core.merge_tree import MergeTree, is_below
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,77 +56,66 @@ class Candidates(NamedTuple):
 def outer_candidates(session: ProofreadingSession, band: float) -> Candidates:
     """Find the edges between segments whose join score is at most `band` above the threshold."""
     graph, t = session.graph, session.threshold
-    edges = np.flatnonzero((graph.join >= t) & (graph.join <= t + band) & ~session.decisions.cut)
+    near = is_below(graph.join, t + band) & ~is_below(graph.join, t) & ~session.decisions.cut
+    edges = np.flatnonzero(near)
     a, b = session.lut[graph.u[edges]], session.lut[graph.v[edges]]
     between = (a != b) & (a != 0) & (b != 0)
     edges, a, b = edges[between], a[between], b[between]
     key = np.minimum(a, b).astype(np.uint64) << np.uint64(32) | np.maximum(a, b)
-    _, pair = np.unique(key, return_inverse=True)
-    strongest, affinity = _contacts(session, edges, pair)
+    pairs, pair = np.unique(key, return_inverse=True)
+    strongest, affinity = _contacts(session, edges, pair, len(pairs))
     return Candidates(strongest, affinity, np.zeros(len(strongest), np.int64))
 
 
 def inner_candidates(session: ProofreadingSession, band: float) -> Candidates:
-    """Find the joins at most `band` below the threshold, as they were before any edit.
-
-    Each edge of the merge forest is one join of two parts; the parts are those just before it.
-    """
+    """Find the joins at most `band` below the threshold, as they were before any edit."""
     source, t = session.source, session.threshold
-    forest = source.forest_edges()
-    first, last = np.searchsorted(source.join_score[forest], [t - band, t]).tolist()
-    forest = forest[first:last]
-    if not len(forest):
+    tree = source.merge_tree()
+    first, last = tree.n_merges(t - band), tree.n_merges(t)
+    if first == last:
         return Candidates.none()
-    part = source.base_lut(t - band)
-    joins = part[source.u[forest]], part[source.v[forest]]
-    sizes = np.bincount(part, weights=source.sizes)
-    smaller = _smaller_parts(joins, sizes.astype(np.int64))
-
-    # which join an edge lies across: that which joins its parts, found by its rank as a score
-    edges = np.flatnonzero((source.join_score >= t - band) & (source.join_score < t))
-    a, b = part[source.u[edges]], part[source.v[edges]]
-    across = a != b
-    edges = edges[across]
-    ids, inverse = np.unique(np.concatenate([*joins, a[across], b[across]]), return_inverse=True)
-    dense = inverse.astype(np.uint32) + np.uint32(1)
-    n, m = len(forest), len(edges)
-    history = MergeHistory(dense[:n], dense[n : 2 * n], np.arange(n, dtype=np.float32))
-    tree = MergeTree.from_history(len(ids), history)
-    join = tree.join_scores(dense[2 * n : 2 * n + m], dense[2 * n + m :]).astype(np.int64)
-    _, affinity = _contacts(session, edges, join)
-    return Candidates(forest, affinity, smaller)
+    child, parent = tree.edges()
+    # the same tree with the number of each merge for its score tells in which one an edge joins
+    # (as float64: float32 cannot tell numbers beyond 2²⁴ apart)
+    number: Any = np.arange(len(tree), dtype=np.float64)
+    numbered = MergeTree(child, parent, child, number, source.n_fragments)
+    near = is_below(source.join_score, t) & ~is_below(source.join_score, t - band)
+    edges = np.flatnonzero(near)
+    merge = numbered.join_scores(source.u[edges], source.v[edges]).astype(np.int64) - first
+    # (scores that are no join scores may lie in the band although something joined them before)
+    edges, merge = edges[merge >= 0], merge[merge >= 0]
+    strongest, affinity = _contacts(session, edges, merge, last - first)
+    smaller = _smaller_parts(child[:last], parent[:last], source.sizes)[first:]
+    return Candidates(strongest, affinity, smaller).take(np.flatnonzero(strongest >= 0))
 
 
 def _contacts(
     session: ProofreadingSession,
     edges: npt.NDArray[np.int64],
     pair: npt.NDArray[np.int64],
+    n_pairs: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Find the strongest edge and the mean affinity of each pair of sides, numbered from 0."""
+    """Find the strongest edge (−1 = none) and the mean affinity of each pair of sides."""
     graph = session.graph
     capacity = graph.capacity(edges)
-    order = np.lexsort((capacity, pair))
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = pair[order][1:] != pair[order][:-1]
-    area = np.bincount(pair, weights=graph.area[edges])
-    return edges[order[last]], np.bincount(pair, weights=capacity) / np.maximum(area, 1)
+    highest = np.zeros(n_pairs)
+    np.maximum.at(highest, pair, capacity)
+    is_highest = capacity == highest[pair]
+    strongest = np.full(n_pairs, -1, np.int64)
+    # backwards, so that of equals the first one is written last
+    strongest[pair[is_highest][::-1]] = edges[is_highest][::-1]
+    area = np.bincount(pair, weights=graph.area[edges], minlength=n_pairs)
+    total = np.bincount(pair, weights=capacity, minlength=n_pairs)
+    return strongest, total / np.maximum(area, 1)
 
 
 def _smaller_parts(
-    joins: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]], sizes: npt.NDArray[np.int64]
+    child: npt.NDArray[np.uint32], parent: npt.NDArray[np.uint32], sizes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Voxels of the smaller of the two parts that each join unites, in the order of joining."""
+    """Voxels of the smaller of the two parts that each merge unites, in the order of merging."""
     size = sizes.tolist()
-    parent: dict[int, int] = {}
     smaller = []
-    for a, b in zip(joins[0].tolist(), joins[1].tolist(), strict=True):
-        while (above := parent.get(a)) is not None:
-            a = above
-        while (above := parent.get(b)) is not None:
-            b = above
-        if size[a] < size[b]:
-            a, b = b, a
-        smaller.append(size[b])
-        parent[b] = a
-        size[a] += size[b]
+    for a, b in zip(child.tolist(), parent.tolist(), strict=True):
+        smaller.append(min(size[a], size[b]))
+        size[b] += size[a]
     return np.array(smaller, np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from napari_cad.core.merge_tree import is_below
 from napari_cad.proofreading.cut import CutPreview, minimum_cut
 from napari_cad.proofreading.edits import ApplyPatch, Change, CutEdges, LinkFragments
 from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePreviewError
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     Seed = int | Voxel
 
 RED, BLUE = 1, 2
+
+#: Fragments that join a seed below this part of the score at which the colours meet go with it.
+_SURELY = 0.3
+
+#: From so many pairs of seeds on, seeds are taken as they are.
+_MANY = 10_000
 
 
 def preview_cut(
@@ -58,6 +65,8 @@ def preview_cut(
         parts = list(zip(division.patch.fragments, colours, strict=True))
         red_nodes = [f for f in red_nodes if f not in gone] + [f for f, c in parts if c == RED]
         blue_nodes = [f for f in blue_nodes if f not in gone] + [f for f, c in parts if c == BLUE]
+    if division is None:
+        red_nodes, blue_nodes = _grown(session, network, red_nodes, blue_nodes)
     is_red, broken = network.cut(red_nodes, blue_nodes)
     u, v = network.u, network.v
     crossing = is_red[u] != is_red[v]
@@ -225,6 +234,31 @@ def _divide_shared(
     return divide(session.graph, number, corner, before, parts, affinities), part_colours
 
 
+def _grown(
+    session: ProofreadingSession, network: _Network, red: list[int], blue: list[int]
+) -> tuple[list[int], list[int]]:
+    """Let seeds stand for what surely belongs to them.
+
+    The lightest cut around a small fragment is often the one that leaves it alone on its side. So
+    a seed takes those along that join it long before it joins any seed of the other colour. On 77
+    merge errors of sections 56–75 of the AC4 stack that took the part of either neurite that one
+    random seed a side left on the wrong side from 12 % to 6 %.
+    """
+    pairs = np.array([(r, b) for r in red for b in blue]) if len(red) * len(blue) < _MANY else None
+    if pairs is None:  # whole parts of a segment are no seeds that need to grow
+        return red, blue
+    root_of = session.graph.root
+    roots = np.array([[root_of(int(f)) for f in pair] for pair in pairs])
+    meet = float(session.source.merge_tree().join_scores(roots[:, 0], roots[:, 1]).min())
+    part = network.parts_below(_SURELY * min(meet, session.threshold))
+    place = np.searchsorted(network.nodes, red), np.searchsorted(network.nodes, blue)
+    red_parts, blue_parts = part[place[0]], part[place[1]]
+    if np.intersect1d(red_parts, blue_parts).size:
+        return red, blue
+    grown = (network.nodes[np.isin(part, parts)].tolist() for parts in (red_parts, blue_parts))
+    return next(grown), next(grown)
+
+
 class _Network:
     """The fragments of a segment and what is between them, as if a division were applied."""
 
@@ -267,15 +301,19 @@ class _Network:
             self.edges = np.concatenate([edges, np.array(patch.edges)[inside]])
         self.nodes = members.astype(np.int64)
         u, v, self.mean, self.area, self.position, join = columns
-        self.u, self.v = np.searchsorted(self.nodes, u), np.searchsorted(self.nodes, v)
-        self._holds = join < decisions.threshold
-        self._links = np.searchsorted(self.nodes, np.array(links, np.int64).reshape(-1, 2))
+        # a table is several times faster than a search for hundreds of thousands of ends
+        self._index = np.zeros(int(self.nodes[-1]) + 1, np.int32)
+        self._index[self.nodes] = np.arange(len(self.nodes), dtype=np.int32)
+        self.u, self.v = self._index[u], self._index[v]
+        self._join = join
+        self._holds = is_below(join, decisions.threshold)
+        self._links = self._index[np.array(links, np.int64).reshape(-1, 2)]
 
     def cut(
         self, red: list[int], blue: list[int]
     ) -> tuple[npt.NDArray[np.bool_], tuple[tuple[int, int], ...]]:
         """Which nodes are on the red side, and the links that are broken."""
-        reds, blues = np.searchsorted(self.nodes, red), np.searchsorted(self.nodes, blue)
+        reds, blues = self._index[red], self._index[blue]
         n, capacity = len(self.nodes), self.mean.astype(np.float64) * self.area
         is_red = minimum_cut(n, self.u, self.v, capacity, reds, blues, self._links)
         if is_red is None:
@@ -299,13 +337,24 @@ class _Network:
 
     def count_parts(self, side: npt.NDArray[np.bool_]) -> int:
         """Count the segments that a side falls into."""
-        u = np.concatenate([self.u[self._holds], self._links[:, 0]])
-        v = np.concatenate([self.v[self._holds], self._links[:, 1]])
-        here = side[u] & side[v]
+        here = side[self.u] & side[self.v] & self._holds
+        return len(np.unique(self._parts(here, side)[side]))
+
+    def parts_below(self, threshold: float) -> npt.NDArray[np.int32]:
+        """Part that each node would be in at a lower threshold."""
+        return self._parts(is_below(self._join, threshold), np.ones(len(self.nodes), np.bool_))
+
+    def _parts(
+        self, holds: npt.NDArray[np.bool_], side: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int32]:
+        """Components of the edges that hold, and of the links on a side."""
+        links = self._links[side[self._links].all(axis=1)]
+        u = np.concatenate([self.u[holds], links[:, 0]])
+        v = np.concatenate([self.v[holds], links[:, 1]])
         n = len(self.nodes)
-        matrix = coo_array((np.ones(int(here.sum()), np.bool_), (u[here], v[here])), shape=(n, n))
-        part = connected_components(matrix.tocsr(), directed=False)[1]
-        return len(np.unique(part[side]))
+        matrix = coo_array((np.ones(len(u)), (u, v)), shape=(n, n))
+        part: npt.NDArray[np.int32] = connected_components(matrix, directed=False)[1]
+        return part
 
 
 def _mean(values: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> float:

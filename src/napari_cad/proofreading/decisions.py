@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from napari_cad.core.merge_tree import is_below
 from napari_cad.proofreading.growing import GrowingArray
 
 if TYPE_CHECKING:
@@ -148,6 +149,6 @@ class Decisions:
             threshold = self.threshold
         u, v = self.graph.u[edges], self.graph.v[edges]
         free = (self.lock[u] == 0) & (self.lock[v] == 0)
-        result: npt.NDArray[np.bool_] = self.graph.join[edges] < threshold
+        result = is_below(self.graph.join[edges], threshold)
         result &= free & ~self.cut[edges]
         return result

@@ -197,7 +197,10 @@ class EditableGraph:
         else:
             touched = np.zeros(self.n_fragments + 1, np.bool_)
             touched[fragments] = True
-            edges = np.flatnonzero(touched[self.u] | touched[self.v])
+            n = self.n_base_edges
+            added = np.flatnonzero(touched[self.u[n:]]) + n
+            lower = self._beginning_at(fragments)
+            edges = np.unique(np.concatenate([lower, added, np.flatnonzero(touched[self.v])]))
         alive = self.alive
         kept: npt.NDArray[np.int64] = edges[alive[self.u[edges]] & alive[self.v[edges]]]
         return kept

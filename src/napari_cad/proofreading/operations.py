@@ -82,7 +82,7 @@ def plan_merge(
     force : bool
         Also where a cut by hand lies between them; it is taken back.
     """
-    segments = tuple(dict.fromkeys(segments))
+    segments = tuple(dict.fromkeys(map(int, segments)))
     if len(segments) < 2:
         raise ProofreadingError(f"choose two segments to merge, got {list(segments)}")
     refuse_locked(session, segments, "merged")
@@ -109,6 +109,7 @@ def plan_detach(
     session: ProofreadingSession, fragment: int, *, everywhere: bool, force: bool
 ) -> Plan:
     """Cut all edges between a fragment and the rest of its segment, or `everywhere` it has any."""
+    fragment = int(fragment)
     segment = session.segment_of(fragment)
     refuse_locked(session, (segment,), "cut")
     graph = session.graph
@@ -142,7 +143,7 @@ def plan_separate(session: ProofreadingSession, a: int, b: int) -> Plan:
 
 def plan_lock(session: ProofreadingSession, segments: Iterable[int], *, lock: bool) -> Plan:
     """Lock segments, or set them free."""
-    segments = tuple(dict.fromkeys(segments))
+    segments = tuple(dict.fromkeys(map(int, segments)))
     changes: list[Change] = []
     locks = session.decisions.locks
     for segment in segments:

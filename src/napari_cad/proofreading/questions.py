@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from napari_cad.proofreading.cut import CutPreview
     from napari_cad.proofreading.decisions import Answer
-    from napari_cad.proofreading.session import Outcome, ProofreadingSession
+    from napari_cad.proofreading.events import Outcome
+    from napari_cad.proofreading.session import ProofreadingSession
 
 
 def sides(
@@ -117,6 +118,7 @@ def _answering(session: ProofreadingSession, plan: Plan, edge: int, answer: Answ
     """Make a plan the answer to a question."""
     u, v = _ends(session, edge)
     segments = tuple(dict.fromkeys((session.segment_of(u), session.segment_of(v))))
+    edge = int(edge)
     change = GiveAnswer(edge, session.decisions.answers.get(edge), answer)
     return Plan(
         kind=answer,

@@ -8,81 +8,36 @@ segments follow from it, in `state` and `partition`; where it is kept, in `folde
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 from psygnal import Signal
 
 from napari_cad.proofreading import cutting, operations
 from napari_cad.proofreading.decisions import Note
 from napari_cad.proofreading.edits import AddNote, ApplyPatch, Edit, SetThreshold
-from napari_cad.proofreading.errors import Conflict, ProofreadingError
+from napari_cad.proofreading.errors import ProofreadingError
+from napari_cad.proofreading.events import Outcome, SegmentsChanged
 from napari_cad.proofreading.folder import MemoryFolder, SessionFolder
 from napari_cad.proofreading.state import SessionState, Staged
+from napari_cad.proofreading.view import SessionView, edge_score
 from napari_cad.proofreading.voxels import SessionVoxels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     from napari_cad.proofreading.cut import CutPreview
-    from napari_cad.proofreading.decisions import Decisions
-    from napari_cad.proofreading.edits import Change
-    from napari_cad.proofreading.graph import EditableGraph
-    from napari_cad.proofreading.history import EditHistory
     from napari_cad.proofreading.operations import Plan
-    from napari_cad.proofreading.overlay import PatchedFragments
     from napari_cad.proofreading.source import ProofreadingSource
 
     Seed = int | tuple[int, int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentsChanged:
-    """What `ProofreadingSession.segments_changed` tells.
-
-    Attributes
-    ----------
-    segments : tuple of int
-        Ids of segments that changed, came or went; empty if they are too many to list.
-    fragments : ndarray, shape (n,), int64
-        Sorted fragments whose entry in the LUT is another one now.
-    boxes : tuple
-        Half-open (z, y, x) boxes of voxels whose fragment is another one now.
-    """
-
-    segments: tuple[int, ...]
-    fragments: npt.NDArray[np.int64]
-    boxes: tuple[tuple[tuple[int, int], ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an edit.
-
-    Attributes
-    ----------
-    edit : Edit
-    segments : tuple of int
-        Ids of the segments that there are now where it was made.
-    warnings : tuple of str
-        For the person.
-    conflicts : tuple of Conflict
-        Earlier decisions that the edit could not respect, for the threshold alone: other edits
-        that go against one raise `ConflictError` and do nothing.
-    """
-
-    edit: Edit
-    segments: tuple[int, ...]
-    warnings: tuple[str, ...] = ()
-    conflicts: tuple[Conflict, ...] = ()
-
-
-class ProofreadingSession:
+class ProofreadingSession(SessionView):
     """Corrections of a segmentation, unlimited and reversible, on the disk before they are shown.
 
     Parameters
@@ -149,120 +104,6 @@ class ProofreadingSession:
         except BaseException:
             self.close()
             raise
-
-    # ---------------------------------------------------------------- looking
-
-    @property
-    def lut(self) -> npt.NDArray[np.uint32]:
-        """Fragment → segment, shape (n_fragments + 1,), uint32; 0 for 0 and retired fragments.
-
-        A view that edits change in place; dividing a fragment makes it longer, so ask again.
-        """
-        return self._state.lut
-
-    @property
-    def fragments(self) -> PatchedFragments | None:
-        """Fragment ids, an array-like of shape (Z, Y, X), uint32; None without voxels."""
-        return self.voxels.fragments
-
-    @property
-    def read_only(self) -> bool:
-        """Whether edits are refused; `messages` says why."""
-        return self._folder.read_only
-
-    @property
-    def next_patch(self) -> int:
-        """Number of the patch to be made next."""
-        return self._state.next_patch
-
-    @property
-    def threshold(self) -> float:
-        """Agglomeration threshold, an edge score."""
-        return self._state.decisions.threshold
-
-    @property
-    def history(self) -> EditHistory:
-        """All edits, of all branches."""
-        return self._state.history
-
-    @property
-    def graph(self) -> EditableGraph:
-        """The region graph with what divided fragments add to it."""
-        return self._state.graph
-
-    @property
-    def decisions(self) -> Decisions:
-        """What has been decided; change it by edits only."""
-        return self._state.decisions
-
-    @property
-    def revision(self) -> int:
-        """A number that is another one after every change."""
-        return self._state.revision
-
-    def segment_of(self, fragment: int) -> int:
-        """Segment of a fragment.
-
-        Raises
-        ------
-        ProofreadingError
-            If there is no such fragment now.
-        """
-        segment = int(self.lut[fragment]) if 0 <= fragment < len(self.lut) else 0
-        if not segment:
-            raise ProofreadingError(f"there is no fragment {fragment}")
-        return segment
-
-    def fragments_of(self, segment: int) -> npt.NDArray[np.int64]:
-        """Sorted fragments of a segment, int64.
-
-        Raises
-        ------
-        ProofreadingError
-            If there is no such segment now.
-        """
-        members = self._state.members(segment)
-        if not len(members):
-            raise ProofreadingError(f"there is no segment {segment}")
-        return members
-
-    def segment_sizes(self) -> npt.NDArray[np.int64]:
-        """Voxels of each segment by id, shape (n_fragments + 1,), int64."""
-        size = np.where(self.graph.alive, self.graph.size, 0)
-        result = np.bincount(self.lut, weights=size, minlength=len(self.lut))
-        return result.astype(np.int64)
-
-    def size_of(self, segment: int) -> int:
-        """Voxels of a segment."""
-        return int(self.graph.size[self.fragments_of(segment)].sum())
-
-    def is_locked(self, segment: int) -> bool:
-        """Whether a segment is locked."""
-        return segment in self.decisions.locks
-
-    def weakest_join(self, segment: int) -> float | None:
-        """Join score of the weakest edge that holds a segment together; None if there is none."""
-        edges = self.graph.edges_within(self.fragments_of(segment))
-        scores = self.graph.join[edges[self.decisions.connects(edges)]]
-        return float(scores.max()) if len(scores) else None
-
-    def find_edits(self, matches: Callable[[Change], bool]) -> tuple[int, ...]:
-        """Edits of the current branch with a change that matches, the latest first."""
-        edits = (self.history.edits[i] for i in reversed(self.history.path()))
-        return tuple(edit.id for edit in edits if any(matches(c) for c in edit.changes))
-
-    def lineage(self, segment: int) -> list[Edit]:
-        """Edits that made a segment what it is, in order."""
-        return self.history.lineage(segment)
-
-    def preview_threshold(self, threshold: float) -> npt.NDArray[np.uint32]:
-        """Work out the LUT of another threshold, for a slider that is being dragged.
-
-        Returns
-        -------
-        ndarray, shape (n_fragments + 1,), uint32
-        """
-        return self._state.lut_at(_edge_score(threshold))
 
     # ---------------------------------------------------------------- edits
 
@@ -377,7 +218,7 @@ class ProofreadingSession:
             With a conflict for each segment in which the sides of a cut meet again.
         """
         old = self.lut.copy()
-        change = SetThreshold(self.threshold, _edge_score(threshold))
+        change = SetThreshold(self.threshold, edge_score(threshold))
         details = {"old": change.old, "new": change.new}
         outcome = self.commit(operations.Plan("threshold", (change,), details=details))
         conflicts = operations.reunited(self, old, self.lut)
@@ -433,7 +274,7 @@ class ProofreadingSession:
         number = sum(1 for _ in written) + 1
         fragment = None if segment is None else int(self.fragments_of(segment)[0])
         note = Note(number, text, position, fragment)
-        segments = () if segment is None else (segment,)
+        segments = () if segment is None else (int(segment),)
         details = {"text": text}
         return self.commit(
             operations.Plan("note", (AddNote(note),), segments=segments, details=details)
@@ -563,12 +404,6 @@ class ProofreadingSession:
             segments = tuple(sorted({*staged.before, *staged.after}))
             self.segments_changed.emit(SegmentsChanged(segments, changed, boxes))
         self.history_changed.emit()
-
-
-def _edge_score(threshold: float) -> float:
-    if not np.isfinite(threshold):
-        raise ProofreadingError(f"a threshold is an edge score, got {threshold}")
-    return float(threshold)
 
 
 def _now() -> str:

@@ -15,22 +15,14 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from napari_cad.core.agglomeration import segment_lut
 from napari_cad.core.errors import ShapeError
+from napari_cad.core.merge_tree import MergeHistory, MergeTree
 from napari_cad.core.region_graph import FRAGMENT_COLUMNS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.store import SegmentationStore
-
-    #: Rows of the graph, and their u, v and join score.
-    _Forest = tuple[
-        npt.NDArray[np.int64],
-        npt.NDArray[np.uint32],
-        npt.NDArray[np.uint32],
-        npt.NDArray[np.float32],
-    ]
 
 
 class ArrayLike(Protocol):
@@ -102,7 +94,7 @@ class ProofreadingSource:
     voxel_size: tuple[float, float, float] | None = None
     signature: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    _forest: list[_Forest] = field(init=False, default_factory=list, repr=False)
+    _tree: list[MergeTree] = field(init=False, default_factory=list, repr=False)
 
     def base_lut(self, threshold: float) -> npt.NDArray[np.uint32]:
         """Fragment → segment at a threshold, before any edit.
@@ -117,28 +109,15 @@ class ProofreadingSource:
         ndarray, shape (n_fragments + 1,), uint32
             lut[0] = 0; the id of a segment is the smallest of its fragments' ids.
         """
-        self.forest_edges()
-        _, u, v, score = self._forest[0]
-        joined = slice(0, int(np.searchsorted(score, threshold)))
-        return segment_lut(self.n_fragments, u[joined], v[joined], score[joined], threshold)
+        return self.merge_tree().lut(threshold)
 
-    def forest_edges(self) -> npt.NDArray[np.int64]:
-        """Edges that give the same segments at every threshold as all do.
-
-        A minimum spanning forest: at most one edge less than there are fragments. Of the edges
-        with one join score between the same two parts, the one with the most affinity × area.
-
-        Returns
-        -------
-        ndarray, shape (m,), int64
-            Rows of the graph in rising order of the join score, those that never join left out.
-            Found on the first call, in seconds for millions of edges.
-        """
-        if not self._forest:
-            edges = _spanning_forest(self)
-            columns = (self.u[edges], self.v[edges], self.join_score[edges])
-            self._forest.append((edges, *columns))
-        return self._forest[0][0]
+    def merge_tree(self) -> MergeTree:
+        """Give the merge tree, made on the first call where the source came without one."""
+        if not self._tree:
+            self._tree.append(
+                spanning_merge_tree(self.n_fragments, self.u, self.v, self.join_score)
+            )
+        return self._tree[0]
 
     @classmethod
     def from_store(
@@ -179,7 +158,7 @@ class ProofreadingSource:
             boxes[rows, i] = columns[name]
         for i, axis in enumerate("zyx"):
             centroids[rows, i] = columns[axis]
-        return cls.from_arrays(
+        source = cls.from_arrays(
             graph.u,
             graph.v,
             graph.mean,
@@ -196,6 +175,8 @@ class ProofreadingSource:
             voxel_size=store.voxel_size,
             signature={"store": store.settings["signature"], "merge_function": merge_function},
         )
+        source._tree.append(store.merge_tree(merge_function))
+        return source
 
     @classmethod
     def from_arrays(
@@ -317,15 +298,35 @@ def _digest(n_fragments: int, *columns: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _spanning_forest(source: ProofreadingSource) -> npt.NDArray[np.int64]:
-    ever = np.flatnonzero(np.isfinite(source.join_score))
-    capacity = source.mean[ever] * source.area[ever]
-    order = np.lexsort((-capacity, source.join_score[ever]))
+def spanning_merge_tree(
+    n_fragments: int,
+    u: npt.NDArray[np.uint32],
+    v: npt.NDArray[np.uint32],
+    score: npt.NDArray[np.floating[Any]],
+) -> MergeTree:
+    """Make a merge tree from edges and scores alone: joining goes by the cheapest edge first.
+
+    Parameters
+    ----------
+    n_fragments : int
+        Highest fragment id.
+    u, v : ndarray, shape (n,), uint32
+        Fragments of each edge.
+    score : ndarray, shape (n,), floating
+        At which each edge joins its two fragments, if nothing did before; inf = never.
+
+    Returns
+    -------
+    MergeTree
+        Of a minimum spanning forest of the edges; seconds for millions of them.
+    """
+    ever = np.flatnonzero(np.isfinite(score))
+    order = ever[np.argsort(score[ever], kind="stable")]
     # ranks as weights, counted from 1: they break ties, and scipy takes a weight of 0 for no edge
-    weight = np.empty(len(order), np.float64)
-    weight[order] = np.arange(1, len(order) + 1)
-    n = source.n_fragments + 1
-    matrix = coo_array((weight, (source.u[ever], source.v[ever])), shape=(n, n)).tocsr()
+    weight = np.arange(1, len(order) + 1, dtype=np.float64)
+    n = n_fragments + 1
+    matrix = coo_array((weight, (u[order], v[order])), shape=(n, n)).tocsr()
     rank = np.sort(minimum_spanning_tree(matrix).data.astype(np.int64)) - 1
-    result: npt.NDArray[np.int64] = ever[order[rank]]
-    return result
+    chosen = order[rank]
+    history = MergeHistory(u[chosen], v[chosen], score[chosen].astype(np.float32))
+    return MergeTree.from_history(n_fragments, history)

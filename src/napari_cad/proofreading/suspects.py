@@ -14,7 +14,8 @@ from napari_cad.proofreading.operations import Plan
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_cad.proofreading.session import Outcome, ProofreadingSession
+    from napari_cad.proofreading.events import Outcome
+    from napari_cad.proofreading.session import ProofreadingSession
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def ends_inside(session: ProofreadingSession, *, min_size: int = 1) -> list[End]
 
 def confirm_end(session: ProofreadingSession, fragment: int) -> Outcome:
     """Remember that a segment truly ends at a fragment, so that it is not asked about again."""
+    fragment = int(fragment)
     segment = session.segment_of(fragment)
     # edges are counted from 0 and fragments from 1: a negative number is the fragment of an end
     change = GiveAnswer(-fragment, session.decisions.answers.get(-fragment), "accept")
