@@ -52,14 +52,21 @@ def test_a_pair_is_what_the_network_gives(network, volume, z_prev, z):
     assert pair.embedding.dtype == np.float32
 
 
+@pytest.mark.parametrize(("z_prev", "z"), [(0, 0), (1, 2)])
+def test_one_of_a_pair_is_what_both_have(network, volume, z_prev, z):
+    embedder = SectionEmbedder(network, volume, IntensityMapping(), CPU)
+    both = embedder.pair(z_prev, z)
+    for which in ("embedding", "embedding_prev"):
+        np.testing.assert_array_equal(embedder.one(z_prev, z, which), both.of(which))
+
+
 def test_the_two_embeddings_of_a_section_come_from_two_pairs(network, volume):
     embedder = SectionEmbedder(network, volume, IntensityMapping(), CPU)
-    later, earlier = embedder.embed(1, "embedding"), embedder.embed(1, "embedding_prev")
-    assert (later.z_prev, later.z) == (0, 1)
-    assert (earlier.z_prev, earlier.z) == (1, 2)
-    np.testing.assert_array_equal(later.of("embedding"), later.embedding)
-    np.testing.assert_array_equal(earlier.of("embedding_prev"), earlier.embedding_prev)
-    assert not np.allclose(later.of("embedding"), earlier.of("embedding_prev"))
+    assert pair_of(1, "embedding", 4) == (0, 1)
+    assert pair_of(1, "embedding_prev", 4) == (1, 2)
+    later = embedder.one(0, 1, "embedding")
+    earlier = embedder.one(1, 2, "embedding_prev")
+    assert not np.allclose(later, earlier)
 
 
 def test_at_the_ends_a_section_is_paired_with_itself():
@@ -82,9 +89,8 @@ def test_the_order_in_which_sections_are_asked_for_does_not_matter(network, volu
     for z in (3, 1, 2, 0, 1):
         fresh = SectionEmbedder(network, volume, IntensityMapping(), CPU)
         for which in ("embedding", "embedding_prev"):
-            np.testing.assert_array_equal(
-                embedder.embed(z, which).of(which), fresh.embed(z, which).of(which)
-            )
+            pair = pair_of(z, which, 4)
+            np.testing.assert_array_equal(embedder.one(*pair, which), fresh.one(*pair, which))
 
 
 def test_tiles_give_what_the_whole_section_gives(network):

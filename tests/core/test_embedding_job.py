@@ -9,7 +9,12 @@ import torch
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.config import InferenceConfig
-from napari_cad.core.embedding import SectionEmbedder, sample_embeddings, similarity_maps
+from napari_cad.core.embedding import (
+    SectionEmbedder,
+    pair_of,
+    sample_embeddings,
+    similarity_maps,
+)
 from napari_cad.core.embedding_job import (
     BasisReady,
     PickedVoxel,
@@ -74,7 +79,7 @@ def slow_map(volume, checkpoint, z, which, normalised=True):
         which, normalised=normalised
     )
     embedder = SectionEmbedder(network, volume, IntensityMapping(), CPU)
-    return basis.project(embedder.embed(z, which).of(which))
+    return basis.project(embedder.one(*pair_of(z, which, SHAPE[0]), which))
 
 
 def queue_of(*requests):
@@ -143,7 +148,7 @@ def test_a_picked_voxel_goes_before_maps(volume, checkpoint, which):
     assert answer.picked == picked
     network = load_checkpoint(checkpoint).build()
     embedder = SectionEmbedder(network, volume, IntensityMapping(), CPU)
-    expected, _ = similarity_maps(embedder.embed(2, which), which, 5, 40)
+    expected, _ = similarity_maps(embedder.pair(*pair_of(2, which, 5)), which, 5, 40)
     assert sorted(answer.maps) == ([1, 2] if which == "embedding" else [2, 3])
     for z, values in answer.maps.items():
         np.testing.assert_allclose(values, expected[z], atol=1e-5)

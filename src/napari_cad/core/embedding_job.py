@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.config import InferenceConfig
-    from napari_cad.core.embedding import EmbeddingSamples, PairEmbeddings, SectionEmbedder
+    from napari_cad.core.embedding import EmbeddingSamples, SectionEmbedder
     from napari_cad.core.network import StudentNetwork
     from napari_cad.core.preprocessing import Preprocessing
     from napari_cad.core.projection import EmbeddingBasis, Which
@@ -40,7 +40,7 @@ STORE_MAP = f"{__name__}:store_embedding_map"
 #: Stages of their events.
 COLOURS, MAP = "colours", "embedding map"
 
-#: Embeddings of pairs that are kept for clicks, in bytes; the last pair in any case.
+#: Embeddings that are kept for clicks, in bytes; those of one pair in any case.
 _KEPT_BYTES = 512 << 20
 
 
@@ -283,7 +283,7 @@ class _Server:
         self._embedder = setting.embedder()
         self._samples: EmbeddingSamples | None = None
         self._bases: dict[tuple[Which, bool], EmbeddingBasis] = {}
-        self._pairs: OrderedDict[tuple[int, int], PairEmbeddings] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, Which], npt.NDArray[np.float32]] = OrderedDict()
 
     def stored(self, which: Which, normalised: bool) -> Any:
         store = self._setting.store
@@ -313,25 +313,28 @@ class _Server:
         yield BasisReady(basis)
 
     def section_map(self, z: int, which: Which, normalised: bool) -> SectionMap:
-        basis = self._bases[which, normalised]
-        return SectionMap(z, which, normalised, basis.project(self._pair(z, which).of(which)))
-
-    def similarities(self, picked: PickedVoxel) -> Similarities:
-        from napari_cad.core.embedding import similarity_maps
-
-        pair = self._pair(picked.z, picked.which)
-        maps, _ = similarity_maps(pair, picked.which, picked.y, picked.x)
-        return Similarities(picked, maps)
-
-    def _pair(self, z: int, which: Which) -> PairEmbeddings:
-        """Embed the pair of a section, unless it is one of the last ones."""
         from napari_cad.core.embedding import pair_of
 
-        key = pair_of(z, which, self._setting.volume.n_sections)
-        if key not in self._pairs:
-            self._pairs[key] = self._embedder.pair(*key)
-            each = 2 * self._pairs[key].embedding.nbytes
-            while len(self._pairs) > max(1, _KEPT_BYTES // each):
-                self._pairs.popitem(last=False)
-        self._pairs.move_to_end(key)
-        return self._pairs[key]
+        pair = pair_of(z, which, self._setting.volume.n_sections)
+        rgb = self._bases[which, normalised].project(self._embedding(*pair, which))
+        return SectionMap(z, which, normalised, rgb)
+
+    def similarities(self, picked: PickedVoxel) -> Similarities:
+        from napari_cad.core.embedding import PairEmbeddings, pair_of, similarity_maps
+
+        pair = pair_of(picked.z, picked.which, self._setting.volume.n_sections)
+        prev, later = (self._embedding(*pair, w) for w in ("embedding_prev", "embedding"))
+        maps, _ = similarity_maps(
+            PairEmbeddings(*pair, prev, later), picked.which, picked.y, picked.x
+        )
+        return Similarities(picked, maps)
+
+    def _embedding(self, z_prev: int, z: int, which: Which) -> npt.NDArray[np.float32]:
+        """Embed one section of a pair, unless it is one of the last ones."""
+        key = (z_prev, z, which)
+        if key not in self._kept:
+            made = self._kept[key] = self._embedder.one(z_prev, z, which)
+            while len(self._kept) > max(2, _KEPT_BYTES // made.nbytes):
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

@@ -180,13 +180,23 @@ class StudentNetwork(nn.Module):
         embedding_prev, embedding : Tensor, shape (B, E, H, W)
             Of section z − 1 and of section z; not normalised.
         """
+        joint = self.join_pair(prev, current, window)
+        return self.decoder_prev(joint, prev, window), self.decoder(joint, current, window)
+
+    def join_pair(
+        self,
+        prev: ShallowFeatures,
+        current: ShallowFeatures,
+        window: TileWindow | None = None,
+    ) -> Tensor:
+        """Give what both decoders start from, (B, 2f, H/4, W/4); arguments as of `embed_pair`."""
         half = torch.cat([prev.half, current.half], dim=1)
         quarter = self.encode_quarter(_halve(half))
         eighth = self.encode_eighth(_halve(quarter))
         joint = self.encode_sixteenth(_halve(eighth))
         joint = self.decode_eighth(_double_and_join(eighth, joint, 16, window))
-        joint = self.decode_quarter(_double_and_join(quarter, joint, 8, window))
-        return self.decoder_prev(joint, prev, window), self.decoder(joint, current, window)
+        decoded: Tensor = self.decode_quarter(_double_and_join(quarter, joint, 8, window))
+        return decoded
 
     def forward(self, pair: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a pair of sections.
