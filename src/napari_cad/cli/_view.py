@@ -14,16 +14,26 @@ def view(
     ],
 ) -> None:
     """Open stores and volumes in napari, with the Segment neurons widget docked."""
-    from napari_cad.core.errors import NapariCadError
+    from napari_cad.core.errors import NapariCadError, VolumeError
 
     try:
         import napari
+        from napari.layers import Layer
+
+        from napari_cad.viewer.reader import get_reader
     except ImportError as error:
         raise NapariCadError(
             "napari or its window toolkit is not installed: pip install 'napari-cad[all]'"
         ) from error
-    viewer = napari.Viewer()
+    # not through viewer.open, which knows no reader of ours for what napari reads too (TIFF, .npy)
+    layers = []
     for path in paths:
-        viewer.open(path, plugin="napari-cad")
+        reader = get_reader(path)
+        if reader is None:
+            raise VolumeError(f"expected a volume or a store, got {path}: see napari-cad info")
+        layers += [Layer.create(*layer) for layer in reader(path)]
+    viewer = napari.Viewer()
+    for layer in layers:
+        viewer.add_layer(layer)
     viewer.window.add_plugin_dock_widget("napari-cad", "Segment neurons")
     napari.run()
