@@ -190,5 +190,5 @@ def coloured(labels: np.ndarray[Any, Any], seed: int = 0) -> np.ndarray[Any, Any
     """
     palette = np.random.default_rng(seed).integers(64, 256, (4096, 3), dtype=np.uint8)
     palette[0] = 0
-    index = labels % 4095 + 1
+    index = labels.astype(np.int64) % 4095 + 1
     return palette[np.where(labels == 0, 0, index)]
