@@ -238,14 +238,16 @@ def main() -> int:
 def compare(curves: dict[str, list[Point]]) -> None:
     """Print how many answers either order needs for the same VOI."""
     queue = curves["queue"]
-    randoms = [points for name, points in curves.items() if name != "queue"]
-    print("\nanswers needed for the VOI that the random order has at its end:")
-    for points in randoms:
-        best = min(point.voi for point in points)
-        ours, theirs = answers_needed(queue, best), answers_needed(points, best)
-        assert theirs is not None
-        ratio = "never reached" if ours is None else f"{ours} = {ours / max(theirs, 1):.2f} of them"
-        print(f"  VOI {best:.4f}: random order {theirs}, queue {ratio}")
+    for name, points in curves.items():
+        if name == "queue":
+            continue
+        start, end = points[0].voi, min(point.voi for point in points)
+        print(f"\nanswers needed for a part of what {name} gains, {start - end:.4f} bits in all:")
+        for part in (0.25, 0.5, 0.75, 1.0):
+            voi = start - part * (start - end)
+            ours, theirs = answers_needed(queue, voi), answers_needed(points, voi)
+            ratio = "never" if ours is None or not theirs else f"{ours / theirs:.2f} of them"
+            print(f"  {part:4.0%} (VOI {voi:.4f}): {name} {theirs}, queue {ours}: {ratio}")
 
 
 if __name__ == "__main__":

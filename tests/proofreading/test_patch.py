@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from napari_cad.proofreading.errors import ConflictError, ProofreadingError
+from napari_cad.proofreading.errors import ConflictError, ProofreadingError, SessionError
 from napari_cad.proofreading.patch import FragmentPatch, PatchVoxels
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
@@ -229,3 +229,15 @@ def test_a_patch_and_its_voxels_come_back_from_the_disk(new_source, tmp_path):
     inside = tuple(slice(a, b) for a, b in patch.box)
     np.testing.assert_array_equal(whole[inside][voxels.mask], voxels.new)
     np.testing.assert_array_equal(session.source.fragments[inside][voxels.mask], voxels.old)
+
+
+def test_lost_voxels_are_named_and_the_edit_can_be_undone(new_source, tmp_path):
+    source = new_source()
+    with ProofreadingSession(source, tmp_path / "session") as session:
+        session.relabel((0, 2, 2), np.ones((2, 3, 3), np.bool_))
+    (tmp_path / "session" / "patches" / "000001.npz").unlink()
+    with ProofreadingSession(source, tmp_path / "session") as session:
+        with pytest.raises(SessionError, match=r"000001\.npz"):
+            session.fragments[0]
+        session.undo()
+        np.testing.assert_array_equal(session.fragments[...], source.fragments)

@@ -275,6 +275,18 @@ def test_the_weakest_join_of_a_segment():
     assert session.segment_sizes().tolist() == [0, 30, 0, 0, 10, 10, 10]
 
 
+def test_contacts_of_a_segment_lead_out_of_it(new_source):
+    session = ProofreadingSession(new_source())
+    graph, lut = session.graph, session.lut
+    for segment in np.unique(lut[lut > 0]).tolist():
+        expected = [
+            e
+            for e in range(graph.n_edges)
+            if (lut[graph.u[e]] == segment) != (lut[graph.v[e]] == segment)
+        ]
+        assert session.contacts_of(segment).tolist() == expected
+
+
 def test_the_signal_names_what_changed_and_comes_when_it_is_on_the_disk(tmp_path):
     session = ProofreadingSession(row(), tmp_path / "s")
     log = tmp_path / "s" / "edits.jsonl"

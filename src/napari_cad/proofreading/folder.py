@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -139,8 +140,21 @@ class SessionFolder(MemoryFolder):
         self._read_patch.cache_clear()
 
     def load_patch(self, number: int) -> PatchVoxels:
-        """Read the voxels of a patch."""
-        return self._read_patch(self._patch_path(number))
+        """Read the voxels of a patch.
+
+        Raises
+        ------
+        SessionError
+            If the file is not there or damaged.
+        """
+        path = self._patch_path(number)
+        try:
+            return self._read_patch(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise SessionError(
+                f"the voxels of a divided or painted fragment are missing: {path} ({error}). "
+                "Restore the file, or undo the edit"
+            ) from error
 
     def close(self) -> None:
         """Let others edit. Nothing is left to be written."""

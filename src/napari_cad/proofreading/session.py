@@ -101,6 +101,7 @@ class ProofreadingSession(SessionView):
         self.voxels = SessionVoxels(self._state, self._folder)
         try:
             self._replay(self._folder.records)
+            self._folder.records.clear()
         except BaseException:
             self.close()
             raise

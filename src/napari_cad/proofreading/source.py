@@ -173,7 +173,7 @@ class ProofreadingSource:
             fragments=store.fragments,
             affinities=store.affinities,
             voxel_size=store.voxel_size,
-            signature={"store": store.settings["signature"], "merge_function": merge_function},
+            signature={"store": _content(store), "merge_function": merge_function},
         )
         source._tree.append(store.merge_tree(merge_function))
         return source
@@ -296,6 +296,14 @@ def _digest(n_fragments: int, *columns: npt.NDArray[Any]) -> str:
     for column in columns:
         digest.update(np.ascontiguousarray(column).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _content(store: SegmentationStore) -> dict[str, Any]:
+    """Signature of a store without where its volume lies, which may change."""
+    signature = dict(store.settings["signature"])
+    volume = dict(signature["volume"])
+    signature["volume"] = {k: v for k, v in volume.items() if k not in ("path", "dataset")}
+    return signature
 
 
 def spanning_merge_tree(

@@ -134,6 +134,16 @@ class SessionView:
         scores = self.graph.join[edges[self.decisions.connects(edges)]]
         return float(scores.max()) if len(scores) else None
 
+    def contacts_of(self, segment: int) -> npt.NDArray[np.int64]:
+        """Edges between a segment and its neighbours, cut ones included, sorted, int64.
+
+        Their places are `graph.position`. Looks at all edges: tens of milliseconds for millions.
+        """
+        edges = self.graph.edges_around(self.fragments_of(segment))
+        outside = self.lut[self.graph.u[edges]] != self.lut[self.graph.v[edges]]
+        contacts: npt.NDArray[np.int64] = edges[outside]
+        return contacts
+
     def find_edits(self, matches: Callable[[Change], bool]) -> tuple[int, ...]:
         """Edits of the current branch with a change that matches, the latest first."""
         edits = (self.history.edits[i] for i in reversed(self.history.path()))
