@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_cad.core.agglomeration import MERGE_FUNCTIONS, agglomerate_graph, agglomerate_voxels
+import numpy as np
+
+from napari_cad.core.agglomeration import (
+    MERGE_FUNCTIONS,
+    MergeHistory,
+    agglomerate_graph,
+    agglomerate_voxels,
+)
 from napari_cad.core.errors import ConfigError
-from napari_cad.core.multicut import multicut_history
+from napari_cad.core.multicut import multicut
 
 if TYPE_CHECKING:
-    from napari_cad.core.agglomeration import MergeHistory
+    from napari_cad.core.region_graph import RegionGraph
     from napari_cad.core.store import SegmentationStore
 
 #: The one that is not waterz's: it has no threshold.
@@ -60,7 +67,6 @@ def agglomerate(store: SegmentationStore, name: str) -> None:
     if store.has_agglomeration(name):
         return
     graph = store.region_graph()
-    history: MergeHistory
     if name == MULTICUT:
         history = multicut_history(graph)
     elif MERGE_FUNCTIONS[name].on_graph:
@@ -68,3 +74,14 @@ def agglomerate(store: SegmentationStore, name: str) -> None:
     else:
         history = agglomerate_voxels(store.affinities, store.fragments, name)
     store.write_agglomeration(name, history, graph)
+
+
+def multicut_history(graph: RegionGraph) -> MergeHistory:
+    """Give the multicut of a region graph as a merge history of which every merge has score 0.
+
+    So everything that works on a merge history works on a multicut, and gives the same segments at
+    every threshold above 0.
+    """
+    lut = multicut(graph)
+    merged = np.flatnonzero(lut != np.arange(len(lut))).astype(np.uint32)
+    return MergeHistory(lut[merged], merged, np.zeros(len(merged), np.float32))

@@ -1,0 +1,277 @@
+"""The dock widget "Agglomerate": move the threshold and see the segments follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSpinBox, QWidget
+from superqt import QLabeledDoubleSlider
+
+from napari_cad.core.agglomerations import AGGLOMERATIONS
+from napari_cad.core.errors import NapariCadError
+from napari_cad.core.live_segmentation import Curve, LiveSegmentation
+from napari_cad.core.store import SegmentationStore
+from napari_cad.viewer.error_layers import aligned_truth
+from napari_cad.viewer.jobs import JobRunner
+from napari_cad.viewer.layers import (
+    LutLabels,
+    find_layer,
+    role_of,
+    run_of,
+    sendable,
+)
+from napari_cad.viewer.state import state_of
+from napari_cad.widgets._column import Column
+from napari_cad.widgets._form import form_layout, tooltip
+from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._plots import CurvePlot, SizeHistogram
+from napari_cad.widgets._status import RunStatus
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+    from napari_cad.core.errors import JobError
+    from napari_cad.core.events import Event
+
+_LOAD = "napari_cad.core.live_segmentation:load"
+_CURVE = "napari_cad.core.live_segmentation:curve"
+
+#: Milliseconds within which a moving slider is followed once, by its last value.
+_THROTTLE = 15
+
+
+class AgglomerateWidget(Column):
+    """Moves the threshold of a run, exactly and without touching a voxel.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer that it is docked in.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._live: LiveSegmentation | None = None
+
+        self.runs = QComboBox()
+        self.runs.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.runs.setToolTip("A run whose segments are shown in the viewer.")
+        self.merge_function = QComboBox()
+        for name, text in AGGLOMERATIONS.items():
+            self.merge_function.addItem(name)
+            self.merge_function.setItemData(
+                self.merge_function.count() - 1, text, Qt.ItemDataRole.ToolTipRole
+            )
+        self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self.threshold.setRange(0, 1)
+        self.threshold.setSingleStep(0.01)  # type: ignore[arg-type]
+        self.threshold.setDecimals(3)
+        self.threshold.setToolTip(
+            tooltip("Regions merge while 1 minus the affinity between them is below this.")
+        )
+        self.smallest = QSpinBox()
+        self.smallest.setRange(0, 10_000_000)
+        self.smallest.setSingleStep(100)
+        self.smallest.setSuffix(" voxels")
+        self.smallest.setToolTip("Segments below this size are hidden.")
+        self.counts = QLabel()
+        self.counts.setWordWrap(True)
+        self.histogram = SizeHistogram()
+        self.truth = LabelsChooser(viewer, prefer=("truth",), avoid=("segments",))
+        self.curve_button = QPushButton("Score over the threshold")
+        self.curve_button.setToolTip(
+            tooltip("Draw VOI over the threshold, from one pass over fragments and truth.")
+        )
+        self.curve = CurvePlot()
+        self.keep_button = QPushButton("Keep for this run")
+        self.keep_button.setToolTip(
+            "Remember merge function and threshold in the store: export and view use them."
+        )
+        self.status = RunStatus()
+        form = QWidget()
+        rows = form_layout(form)
+        rows.addRow("Run", self.runs)
+        rows.addRow("Merge function", self.merge_function)
+        rows.addRow("Threshold", self.threshold)
+        rows.addRow("Smallest", self.smallest)
+        truth = QWidget()
+        form_layout(truth).addRow("Truth", self.truth)
+        self.fill(
+            form, self.counts, self.histogram, self.keep_button, truth, self.curve_button,
+            self.curve, self.status,
+        )  # fmt: skip
+
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_THROTTLE)
+        self._timer.timeout.connect(self.show_threshold)
+        self.loader = JobRunner(self)
+        self.scorer = JobRunner(self)
+        for runner in (self.loader, self.scorer):
+            runner.reported.connect(self._on_event)
+            runner.finished.connect(self._on_finished)
+            runner.failed.connect(self._on_failed)
+        self.runs.currentIndexChanged.connect(self._on_run)
+        self.merge_function.currentIndexChanged.connect(self.load)
+        self.threshold.valueChanged.connect(self._on_moved)
+        self.smallest.valueChanged.connect(self._on_moved)
+        self.curve_button.clicked.connect(self.score)
+        self.keep_button.clicked.connect(self.keep)
+        events = viewer.layers.events
+        for event in (events.inserted, events.removed):
+            event.connect(self._list_runs)
+        state_of(viewer).run_finished.connect(self._on_run_finished)
+        self._list_runs()
+
+    @property
+    def run(self) -> str | None:
+        """Path of the store of the chosen run."""
+        run: str | None = self.runs.currentData()
+        return run
+
+    # ------------------------------------------------------------------ what the person does
+
+    def load(self) -> None:
+        """Load the chosen run by the chosen merge function, agglomerating it if need be."""
+        self._live = None
+        self.curve.show_curve(None)
+        self._enable()
+        if self.run is None:
+            self.loader.cancel()
+            return
+        arguments = {"store_path": self.run, "merge_function": self.merge_function.currentText()}
+        self.status.running(f"Agglomerating by {arguments['merge_function']} …")
+        self.loader.start(_LOAD, arguments, "Agglomerating")
+
+    def show_threshold(self) -> None:
+        """Show the segments where the slider stands."""
+        live, run = self._live, self.run
+        layer = None if run is None else find_layer(self._viewer, "segments", run)
+        if live is None or layer is None:
+            return
+        now = live.at(self.threshold.value(), self.smallest.value())
+        highest = live.tree.n_fragments
+        if not isinstance(layer.data, LutLabels) or highest > np.iinfo(layer.data.dtype).max:
+            # labels of 16 bits may be enough for one threshold, and not for the next
+            fragments = state_of(self._viewer).store(str(run)).fragments
+            layer.data = LutLabels(fragments, live.tree.lut(0))
+            layer.editable = False
+        layer.data.set_lut(now.lut)
+        layer.refresh()
+        largest = int(now.sizes.max(initial=0))
+        self.counts.setText(f"{len(now.sizes):,} segments, the largest of {largest:,} voxels")
+        self.histogram.show_sizes(now.sizes)
+        self.curve.show_threshold(self.threshold.value())
+
+    def score(self) -> None:
+        """Draw the curve against the truth that is chosen."""
+        truth, run = self.truth.layer, self.run
+        segments = None if run is None else find_layer(self._viewer, "segments", run)
+        if truth is None or segments is None or truth is segments:
+            self.status.failed("A labels layer with the truth is needed beside the segments.")
+            return
+        try:
+            volume = sendable(aligned_truth(segments, truth))
+        except NapariCadError as error:
+            self.status.failed(str(error))
+            return
+        self.status.running("Counting fragments and truth …")
+        arguments = {
+            "store_path": run,
+            "merge_function": self.merge_function.currentText(),
+            "truth": volume,
+        }
+        self.scorer.start(_CURVE, arguments, "Scoring")
+
+    def keep(self) -> None:
+        """Write merge function and threshold into the store."""
+        if self.run is None:
+            return
+        threshold = round(self.threshold.value(), 4)
+        try:
+            store = SegmentationStore.open(self.run, mode="a")
+            store.choose_agglomeration(self.merge_function.currentText(), threshold)
+        except (NapariCadError, OSError) as error:
+            self.status.failed(f"The threshold could not be written: {error}")
+            return
+        state_of(self._viewer).forget(self.run)
+        self.status.ended(f"{Path(self.run).name} now has the threshold {threshold:g}.")
+
+    # ------------------------------------------------------------------ what comes back
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, LiveSegmentation):
+            self._live = event
+            self._enable()
+            self.show_threshold()
+        elif isinstance(event, Curve):
+            self.curve.show_curve(event)
+            best = event.scores[event.best]
+            self.status.warn(
+                f"VOI is lowest at {event.best:g} ({best.voi:.3f}, ARAND {best.arand:.3f}). A "
+                "threshold chosen by the truth has no test score."
+            )
+
+    def _on_finished(self) -> None:
+        if not (self.loader.running or self.scorer.running):
+            self.status.ended("")
+
+    def _on_failed(self, error: JobError) -> None:
+        self.status.failed(str(error), error.details)
+
+    def _on_moved(self) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def _on_run(self) -> None:
+        self.status.clear()
+        if self.run is not None:
+            self._set_from_store(self.run)
+        self.load()
+
+    def _on_run_finished(self, run: str) -> None:
+        if run == self.run:
+            self._on_run()
+        else:
+            self._list_runs()
+
+    def _set_from_store(self, run: str) -> None:
+        try:
+            store = state_of(self._viewer).store(run)
+        except (NapariCadError, OSError) as error:
+            self.status.failed(str(error))
+            return
+        for widget in (self.threshold, self.merge_function):
+            widget.blockSignals(True)
+        self.threshold.setValue(store.threshold)
+        self.merge_function.setCurrentText(store.merge_function)
+        for widget in (self.threshold, self.merge_function):
+            widget.blockSignals(False)
+
+    def _list_runs(self) -> None:
+        """Offer the runs whose segments are in the viewer."""
+        layers = [layer for layer in self._viewer.layers if role_of(layer) == "segments"]
+        runs = list(dict.fromkeys(run for layer in layers if (run := run_of(layer))))
+        if runs == [self.runs.itemData(i) for i in range(self.runs.count())]:
+            return
+        chosen = self.run
+        self.runs.blockSignals(True)
+        self.runs.clear()
+        for run in runs:
+            self.runs.addItem(Path(run).name, run)
+        self.runs.setCurrentIndex(max(0, self.runs.findData(chosen)) if runs else -1)
+        self.runs.blockSignals(False)
+        if self.run != chosen:
+            self._on_run()
+        self._enable()
+
+    def _enable(self) -> None:
+        ready = self._live is not None
+        for widget in (self.threshold, self.smallest, self.keep_button, self.curve_button):
+            widget.setEnabled(ready)
+        if not ready:
+            self.counts.setText("" if self.run else "Segment an image, or open a run, first.")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qtpy.QtGui import QPixmap
+
+from napari_cad.core.checkpoint import save_checkpoint
+from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+from napari_cad.core.evaluation import evaluate_store
+from napari_cad.core.network import StudentNetwork
+from napari_cad.core.readers import open_volume
+from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
+from napari_cad.core.store import SegmentationStore
+from napari_cad.core.synthetic import synthetic_em
+from napari_cad.viewer.layers import find_layer
+from napari_cad.widgets.agglomerate import AgglomerateWidget
+
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return synthetic_em((4, 48, 56), seed=2, calibre=0.5)
+
+
+@pytest.fixture(scope="module")
+def finished_run(sample, tmp_path_factory):
+    """A small run by a network of random weights."""
+    folder = tmp_path_factory.mktemp("agglomerate")
+    torch.manual_seed(0)
+    metadata = CheckpointMetadata(
+        name="tiny", width=2, embedding_dim=3, training_data="nothing", licence="none"
+    )
+    save_checkpoint(folder / "tiny.safetensors", StudentNetwork(2, 3).eval(), metadata)
+    np.save(folder / "stack.npy", sample.raw)
+    volume = open_volume(folder / "stack.npy", voxel_size=(30, 6, 6))
+    options = SegmentationOptions(workers=0)
+    run = folder / "run.zarr"
+    list(segmentation_job(volume, str(folder / "tiny.safetensors"), run, options))
+    return run
+
+
+@pytest.fixture
+def docked(make_napari_viewer, finished_run, qtbot):
+    viewer = make_napari_viewer()
+    viewer.open(str(finished_run), plugin="napari-cad")
+    widget = AgglomerateWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    return viewer, widget
+
+
+def shown(viewer, run):
+    return np.asarray(find_layer(viewer, "segments", str(run)).data)
+
+
+def test_the_slider_shows_what_the_store_has_at_every_threshold(docked, finished_run, qtbot):
+    viewer, widget = docked
+    store = SegmentationStore.open(finished_run)
+    for threshold in (0.1, 0.45, 0.8, 0.3):
+        widget.threshold.setValue(threshold)
+        expected = store.lut(widget.threshold.value())[np.asarray(store.fragments)]
+        qtbot.waitUntil(
+            lambda expected=expected: np.array_equal(shown(viewer, finished_run), expected),
+            timeout=PATIENCE,
+        )
+        assert f"{len(np.unique(expected)):,} segments" in widget.counts.text()
+        assert widget.histogram.counts.sum() == len(np.unique(expected))
+
+
+def test_only_the_last_value_of_a_drag_is_shown(docked, qtbot, monkeypatch):
+    _, widget = docked
+    asked = []
+    at = type(widget._live).at
+    monkeypatch.setattr(
+        type(widget._live), "at", lambda live, *values: (asked.append(values), at(live, *values))[1]
+    )
+    for value in np.linspace(0.2, 0.6, 30):
+        widget.threshold.setValue(value)
+    qtbot.waitUntil(lambda: bool(asked), timeout=PATIENCE)
+    assert len(asked) == 1
+    assert asked[0][0] == pytest.approx(0.6)
+
+
+def test_small_segments_can_be_hidden(docked, finished_run, qtbot):
+    viewer, widget = docked
+    sizes = SegmentationStore.open(finished_run).fragment_table()[:, 1]
+    smallest = int(np.median(sizes)) + 1
+    widget.threshold.setValue(0)  # every fragment is a segment
+    widget.smallest.setValue(smallest)
+    qtbot.waitUntil(lambda: (shown(viewer, finished_run) == 0).any(), timeout=PATIENCE)
+    kept = np.bincount(shown(viewer, finished_run).ravel())[1:]
+    assert sorted(kept[kept > 0]) == sorted(sizes[sizes >= smallest])
+
+
+def test_another_merge_function_is_agglomerated_once(docked, finished_run, qtbot):
+    _, widget = docked
+    widget.merge_function.setCurrentText("quantile75")
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    assert SegmentationStore.open(finished_run).has_agglomeration("quantile75")
+    assert widget._live.merge_function == "quantile75"
+
+
+def test_the_curve_is_that_of_evaluate_and_warns(docked, finished_run, sample, qtbot):
+    viewer, widget = docked
+    segments = find_layer(viewer, "segments", str(finished_run))
+    placement = {"scale": segments.scale, "units": segments.units}
+    viewer.add_labels(sample.labels, name="truth", **placement)
+    widget.truth.choose(viewer.layers["truth"])
+    widget.score()
+    qtbot.waitUntil(lambda: widget.curve.curve is not None, timeout=PATIENCE)
+    truth = open_volume_of(sample.labels)
+    expected = evaluate_store(SegmentationStore.open(finished_run), truth)
+    assert widget.curve.curve.scores == expected.curve
+    assert "no test score" in widget.status.warnings.text()
+    for plot in (widget.curve, widget.histogram):
+        plot.render(QPixmap(plot.size()))
+
+
+def open_volume_of(labels):
+    from napari_cad.core.volume import EMVolume
+
+    return EMVolume.from_array(labels)
+
+
+def test_the_threshold_is_kept_in_the_store(docked, finished_run):
+    _, widget = docked
+    widget.threshold.setValue(0.37)
+    widget.keep()
+    assert SegmentationStore.open(finished_run).threshold == pytest.approx(0.37)
+
+
+def test_a_removed_layer_and_no_run_at_all_are_no_failure(docked, finished_run, qtbot):
+    viewer, widget = docked
+    viewer.layers.remove(find_layer(viewer, "segments", str(finished_run)))
+    assert widget.run is None
+    assert not widget.threshold.isEnabled()
+    widget.show_threshold()
+    widget.score()
+    assert "truth is needed" in widget.status.line.text()
