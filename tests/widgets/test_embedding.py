@@ -90,7 +90,7 @@ def test_the_map_follows_the_section_on_screen(pretended, qtbot):
     wait_for(qtbot, viewer, colour_of(5))
     assert widget.line.text() == "Section 5"
     assert "50 + " in widget.explained.text()
-    assert "80 % of the variance" in widget.explained.text()
+    assert "= 80 %" in widget.explained.text()
     assert sum(role_of(layer) == "embedding_rgb" for layer in viewer.layers) == 1
 
 

@@ -166,7 +166,7 @@ class EmbeddingWidget(Column):
         form = form_layout(kind)
         form.addRow("Embedding", self.which)
         form.addRow("", self.normalised)
-        form.addRow("Explained", self.explained)
+        form.addRow("Variance", self.explained)
         self.fill(
             source,
             self.device,
@@ -291,7 +291,7 @@ class EmbeddingWidget(Column):
             f'<span style="color: {colour}">■</span> {100 * share:.0f}'
             for colour, share in zip(colours, basis.explained, strict=True)
         )
-        self.explained.setText(f"{shares} = {100 * sum(basis.explained):.0f} % of the variance")
+        self.explained.setText(f"{shares} = {100 * sum(basis.explained):.0f} %")
 
     # ------------------------------------------------------------------ picking a pixel
 
