@@ -255,3 +255,16 @@ def test_background_and_outside_are_no_seeds():
         session.preview_cut([(0, 0, 0)], [(0, 2, 6)])
     with pytest.raises(ProofreadingError, match="outside"):
         session.preview_cut([(0, 0, 99)], [(0, 2, 6)])
+
+
+def test_a_seed_takes_those_along_that_surely_belong_to_it():
+    # 1 hangs on 2 by the lightest edge of all, but has joined it long before 2 joins 3
+    source = ProofreadingSource.from_arrays(
+        [1, 2, 3], [2, 3, 4], [0.9, 0.9, 0.9], [0.01, 0.4, 0.01], area=[5, 10, 5], threshold=0.5
+    )
+    session = ProofreadingSession(source)
+    preview = session.preview_cut([1], [4])
+    assert (preview.red.tolist(), preview.blue.tolist()) == ([1, 2], [3, 4])
+    # unless the person says that it does not
+    preview = session.preview_cut([1], [2, 4])
+    assert (preview.red.tolist(), preview.blue.tolist()) == ([1], [2, 3, 4])

@@ -47,7 +47,7 @@ class CutPreview:
         Segments that each side falls into: more than one if seeds of a colour lie apart with the
         other colour between them.
     seeds : dict
-        For the log: "red" and "blue", lists of fragments or voxels.
+        For the log: "red" and "blue", lists of fragments or voxels as the person placed them.
     keep : int or None
         A fragment of the side that is to keep the segment's id; None = the larger side keeps it.
     revision : int

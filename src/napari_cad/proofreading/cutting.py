@@ -37,9 +37,6 @@ RED, BLUE = 1, 2
 #: Fragments that join a seed below this part of the score at which the colours meet go with it.
 _SURELY = 0.3
 
-#: From so many pairs of seeds on, seeds are taken as they are.
-_MANY = 10_000
-
 
 def preview_cut(
     session: ProofreadingSession,
@@ -56,24 +53,44 @@ def preview_cut(
     segment = _common_segment(session, fragment, len(red))
     refuse_locked(session, (segment,), "cut")
     division, colours = _divide_shared(session, fragment, seeds)
-    network = _Network(session, segment, division)
-
     red_nodes = [f for f, (_, c) in zip(fragment, seeds, strict=True) if c == RED]
     blue_nodes = [f for f, (_, c) in zip(fragment, seeds, strict=True) if c == BLUE]
-    if division is not None:
+    network = _Network(session, segment, division)
+    if division is None:
+        red_nodes, blue_nodes = _grown(session, network, red_nodes, blue_nodes)
+    else:
         gone = set(division.patch.removed)
         parts = list(zip(division.patch.fragments, colours, strict=True))
         red_nodes = [f for f in red_nodes if f not in gone] + [f for f, c in parts if c == RED]
         blue_nodes = [f for f in blue_nodes if f not in gone] + [f for f, c in parts if c == BLUE]
-    if division is None:
-        red_nodes, blue_nodes = _grown(session, network, red_nodes, blue_nodes)
-    is_red, broken = network.cut(red_nodes, blue_nodes)
-    u, v = network.u, network.v
-    crossing = is_red[u] != is_red[v]
-    area = network.area[crossing].astype(np.int64)
+    plain = {"red": [_plain(seed) for seed in red], "blue": [_plain(seed) for seed in blue]}
     keeper = {"red": red_nodes[0], "blue": blue_nodes[0], None: None}[keep]
+    return _preview(session, network, np.array(red_nodes), np.array(blue_nodes), plain, keeper)
+
+
+def preview_between(
+    session: ProofreadingSession, red: npt.NDArray[np.int64], blue: npt.NDArray[np.int64]
+) -> CutPreview:
+    """Work out the cut between two parts of a segment that are given as fragments."""
+    segment = session.segment_of(int(red[0]))
+    refuse_locked(session, (segment,), "cut")
+    # thousands of fragments are no seeds that anybody placed, and need not be in the log
+    return _preview(session, _Network(session, segment, None), red, blue, {}, None)
+
+
+def _preview(
+    session: ProofreadingSession,
+    network: _Network,
+    red: npt.NDArray[np.int64],
+    blue: npt.NDArray[np.int64],
+    seeds: dict[str, list[object]],
+    keep: int | None,
+) -> CutPreview:
+    is_red, broken = network.cut(red, blue)
+    crossing = is_red[network.u] != is_red[network.v]
+    area = network.area[crossing].astype(np.int64)
     return CutPreview(
-        segment=segment,
+        segment=network.segment,
         red=network.nodes[is_red],
         blue=network.nodes[~is_red],
         edges=network.edges[crossing],
@@ -81,11 +98,11 @@ def preview_cut(
         affinity=_mean(network.mean[crossing], area),
         position=network.position[crossing],
         links=broken,
-        division=division,
+        division=network.division,
         n_red_parts=network.count_parts(is_red),
         n_blue_parts=network.count_parts(~is_red),
-        seeds={"red": [_plain(seed) for seed in red], "blue": [_plain(seed) for seed in blue]},
-        keep=keeper,
+        seeds=seeds,
+        keep=keep,
         revision=session.revision,
     )
 
@@ -111,7 +128,9 @@ def plan_cut(session: ProofreadingSession, preview: CutPreview, *, force: bool) 
     if preview.links:
         changes.append(LinkFragments(preview.links).inverse())
     changes.append(CutEdges(tuple(cut)))
-    details = {"seeds": preview.seeds, "contacts": preview.n_contacts}
+    details: dict[str, Any] = {"contacts": preview.n_contacts}
+    if preview.seeds:
+        details["seeds"] = preview.seeds
     if preview.n_contacts:
         details["affinity"] = round(preview.affinity, 4)
     warnings = tuple(
@@ -244,12 +263,12 @@ def _grown(
     merge errors of sections 56–75 of the AC4 stack that took the part of either neurite that one
     random seed a side left on the wrong side from 12 % to 6 %.
     """
-    pairs = np.array([(r, b) for r in red for b in blue]) if len(red) * len(blue) < _MANY else None
-    if pairs is None:  # whole parts of a segment are no seeds that need to grow
-        return red, blue
-    root_of = session.graph.root
-    roots = np.array([[root_of(int(f)) for f in pair] for pair in pairs])
-    meet = float(session.source.merge_tree().join_scores(roots[:, 0], roots[:, 1]).min())
+    red_roots, blue_roots = (
+        np.array([session.graph.root(f) for f in seeds]) for seeds in (red, blue)
+    )
+    tree = session.source.merge_tree()
+    pairs = np.repeat(red_roots, len(blue)), np.tile(blue_roots, len(red))
+    meet = float(tree.join_scores(*pairs).min())
     part = network.parts_below(_SURELY * min(meet, session.threshold))
     place = np.searchsorted(network.nodes, red), np.searchsorted(network.nodes, blue)
     red_parts, blue_parts = part[place[0]], part[place[1]]
@@ -265,6 +284,7 @@ class _Network:
     def __init__(
         self, session: ProofreadingSession, segment: int, division: Division | None
     ) -> None:
+        self.segment, self.division = segment, division
         graph, decisions = session.graph, session.decisions
         members = session.fragments_of(segment)
         edges = graph.edges_within(members)
@@ -310,7 +330,7 @@ class _Network:
         self._links = self._index[np.array(links, np.int64).reshape(-1, 2)]
 
     def cut(
-        self, red: list[int], blue: list[int]
+        self, red: npt.NDArray[np.int64], blue: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], tuple[tuple[int, int], ...]]:
         """Which nodes are on the red side, and the links that are broken."""
         reds, blues = self._index[red], self._index[blue]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_cad.proofreading.cutting import plan_cut, preview_cut
+from napari_cad.proofreading.cutting import plan_cut, preview_between
 from napari_cad.proofreading.edits import GiveAnswer, LinkFragments
 from napari_cad.proofreading.operations import Plan, new_links, plan_merge, plan_separate
 from napari_cad.proofreading.partition import components
@@ -54,8 +54,7 @@ def sides(
 
 def preview_reject(session: ProofreadingSession, edge: int) -> CutPreview:
     """Work out the cut that `reject` makes of an edge inside a segment."""
-    red, blue = sides(session, edge)
-    return preview_cut(session, red.tolist(), blue.tolist(), keep=None)
+    return preview_between(session, *sides(session, edge))
 
 
 def accept(session: ProofreadingSession, edge: int, *, force: bool = False) -> Outcome:
