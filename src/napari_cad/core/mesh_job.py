@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_cad.core.errors import StoreError
 from napari_cad.core.events import Event, SectionDone, StageStarted
-from napari_cad.core.meshes import Detail, Mesh, MeshMaker, mesh_key, sampling_step
+from napari_cad.core.mesh_files import FORMATS, write_mesh
+from napari_cad.core.meshes import Detail, Mesh, MeshMaker, VoxelSize, mesh_key, sampling_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 #: Names of the jobs, as `JobProcess` wants them.
 MESH_RUN = f"{__name__}:mesh_run"
 MESH_LABELS = f"{__name__}:mesh_volume"
+EXPORT_RUN = f"{__name__}:export_run_meshes"
+EXPORT_LABELS = f"{__name__}:export_volume_meshes"
 
 #: Stage of their events.
 MESHING = "meshes"
@@ -121,3 +126,88 @@ def _meshes(
     for done, (segment, key) in enumerate(keys.items(), len(maker.needed) + 1):
         yield MeshMade(segment, key, maker.mesh(segment))
         yield SectionDone(MESHING, maker.needed[-1], done, total)
+
+
+@dataclass(frozen=True)
+class MeshWritten(Event):
+    """The mesh of a segment is in a file, or has been left out as too small (`path` is empty)."""
+
+    segment: int
+    path: str
+
+
+def export_run_meshes(
+    run: str,
+    segments: Sequence[int],
+    folder: str,
+    file_format: str = "ply",
+    *,
+    lut: npt.NDArray[np.integer] | None = None,
+    detail: Detail = "normal",
+    simplify: bool = True,
+) -> Iterator[Event]:
+    """Write the meshes of segments of a run into a folder, one file each, in nm.
+
+    Parameters
+    ----------
+    run, segments, lut, detail, simplify
+        See `mesh_run`.
+    folder : str
+        It is made if it is not there; the files are named by the segments' ids.
+    file_format : str
+        obj, ply or stl.
+
+    Yields
+    ------
+    Event
+        As `mesh_run`, with `MeshWritten` in place of `MeshMade`.
+
+    Raises
+    ------
+    StoreError
+        If there is no such format, or a file cannot be written.
+    """
+    from napari_cad.core.store import SegmentationStore
+
+    store = SegmentationStore.open(run)
+    events = mesh_run(run, segments, lut=lut, detail=detail, simplify=simplify)
+    yield from _written(events, folder, file_format, store.voxel_size, store.origin)
+
+
+def export_volume_meshes(
+    labels: EMVolume,
+    segments: Sequence[int],
+    folder: str,
+    file_format: str = "ply",
+    *,
+    detail: Detail = "normal",
+    simplify: bool = True,
+) -> Iterator[Event]:
+    """Write the meshes of labels that come without a run; see `export_run_meshes`."""
+    events = mesh_volume(labels, segments, detail=detail, simplify=simplify)
+    yield from _written(events, folder, file_format, labels.voxel_size, labels.origin)
+
+
+def _written(
+    events: Iterator[Event],
+    folder: str,
+    file_format: str,
+    voxel_size: VoxelSize | None,
+    origin: VoxelSize,
+) -> Iterator[Event]:
+    if f".{file_format}" not in FORMATS:
+        known = ", ".join(name.removeprefix(".") for name in FORMATS)
+        raise StoreError(f"expected one of the formats {known}, got {file_format!r}")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error}") from error
+    for event in events:
+        if not isinstance(event, MeshMade):
+            yield event
+            continue
+        path = ""
+        if event.mesh is not None:
+            path = str(Path(folder) / f"{event.segment}.{file_format}")
+            write_mesh(path, event.mesh.in_nm(voxel_size or (1.0, 1.0, 1.0), origin))
+        yield MeshWritten(event.segment, path)

@@ -1,0 +1,276 @@
+"""Meshes of segments as a surface layer, made by a job and kept while nothing changes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from psygnal import Signal
+from qtpy.QtCore import QObject, QTimer
+
+from napari_cad.core.errors import JobError, VolumeError
+from napari_cad.core.mesh_job import MESH_LABELS, MESH_RUN, MeshMade
+from napari_cad.viewer.error_layers import segmentation_key, shown_lut
+from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.layers import (
+    Placement,
+    find_layer,
+    run_of,
+    sendable,
+    tag,
+    volume_from_layer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.layers import Labels, Surface
+    from qtpy.QtWidgets import QWidget
+
+    from napari_cad.core.events import Event
+    from napari_cad.core.meshes import Detail, Mesh
+
+#: Vertices of meshes that are kept in a viewer, beyond those that are shown: some 100 MB.
+_MOST_VERTICES = 4_000_000
+
+#: Milliseconds without a change of the segmentation before meshes are made again.
+_PAUSE = 400
+
+_CACHES: WeakKeyDictionary[ViewerModel, MeshCache] = WeakKeyDictionary()
+
+
+class MeshCache:
+    """Meshes by what they are made of; those asked for longest ago are forgotten."""
+
+    def __init__(self) -> None:
+        self._meshes: OrderedDict[str, Mesh] = OrderedDict()
+        self._n_vertices = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._meshes
+
+    def keys(self) -> tuple[str, ...]:
+        """All keys."""
+        return tuple(self._meshes)
+
+    def get(self, key: str) -> Mesh | None:
+        """Give a mesh, if it is there."""
+        if key in self._meshes:
+            self._meshes.move_to_end(key)
+        return self._meshes.get(key)
+
+    def put(self, key: str, mesh: Mesh) -> None:
+        """Keep a mesh."""
+        if key and key not in self._meshes:
+            self._meshes[key] = mesh
+            self._n_vertices += len(mesh.vertices)
+            while self._n_vertices > _MOST_VERTICES and len(self._meshes) > 1:
+                _, old = self._meshes.popitem(last=False)
+                self._n_vertices -= len(old.vertices)
+
+
+def cache_of(viewer: ViewerModel) -> MeshCache:
+    """Give the meshes that the widgets of a viewer share."""
+    viewer = getattr(viewer, "__wrapped__", viewer)  # plugins are given a proxy
+    if viewer not in _CACHES:
+        _CACHES[viewer] = MeshCache()
+    return _CACHES[viewer]
+
+
+class SegmentMeshes(QObject):
+    """The meshes of some segments of one labels layer, followed while its LUT changes.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where they are shown.
+    parent : QWidget
+        Its owner; jobs end with it.
+
+    Attributes
+    ----------
+    progress : Signal
+        (str, int, int), a line, and how much of how much is done.
+    shown : Signal
+        (int), the number of meshes in the layer, when all are there.
+    failed : Signal
+        (JobError).
+    """
+
+    progress = Signal(str, int, int)
+    shown = Signal(int)
+    failed = Signal(JobError)
+
+    def __init__(self, viewer: ViewerModel, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._cache = cache_of(viewer)
+        self._layer: Labels | None = None
+        self._placement: Placement | None = None
+        self._ids: list[int] = []
+        self._detail: Detail = "normal"
+        self._lut: npt.NDArray[Any] | None = None
+        self._meshes: dict[int, Mesh] = {}
+        self._progress = RunProgress()
+        self.runner = JobRunner(parent)
+        self.runner.reported.connect(self._on_event)
+        self.runner.finished.connect(self._on_finished)
+        self.runner.failed.connect(self.failed.emit)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(_PAUSE)
+        self._pause.timeout.connect(self._again)
+
+    @property
+    def surface(self) -> Surface | None:
+        """The layer of meshes, if it is there."""
+        if self._layer is None:
+            return None
+        return find_layer(self._viewer, "meshes", segmentation_key(self._layer))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Segments that were asked for."""
+        return tuple(self._ids)
+
+    def show(self, layer: Labels, ids: Sequence[int], detail: Detail = "normal") -> None:
+        """Show the meshes of these segments, and of no others.
+
+        Parameters
+        ----------
+        layer : Labels
+            Of three axes.
+        ids : sequence of int
+            Labels in it; 0 is left out.
+        detail : str
+            See `napari_cad.core.meshes.sampling_step`.
+
+        Raises
+        ------
+        VolumeError
+            If there is nothing to show, or the layer is no stack.
+        OSError
+            If the job cannot be started.
+        """
+        ids = list(dict.fromkeys(int(i) for i in ids if i))
+        if not ids:
+            raise VolumeError("Choose segments to show: there are none.")
+        self._watch(layer)
+        self._ids, self._detail = ids, detail
+        self._start()
+
+    def cancel(self) -> None:
+        """Stop; what is shown stays."""
+        self.runner.cancel()
+
+    def clear(self) -> None:
+        """Take the layer away."""
+        self.cancel()
+        surface = self.surface
+        if surface is not None:
+            self._viewer.layers.remove(surface)
+        self._watch(None)
+        self._ids = []
+
+    def arguments(self, layer: Labels) -> tuple[bool, dict[str, Any]]:
+        """Arguments of a job about labels: whether they are of a run, and which."""
+        lut = shown_lut(layer)
+        if lut is None:
+            return False, {"labels": sendable(volume_from_layer(layer))}
+        return True, {"run": run_of(layer), "lut": lut}
+
+    def _start(self) -> None:
+        if self._layer is None:
+            return
+        self._lut = shown_lut(self._layer)
+        is_run, arguments = self.arguments(self._layer)
+        arguments |= {"segments": self._ids, "detail": self._detail}
+        if is_run:
+            arguments["known"] = self._cache.keys()
+        self._meshes = {}
+        self._progress = RunProgress()
+        function = MESH_RUN if is_run else MESH_LABELS
+        self.runner.start(function, arguments, f"Meshes of {self._layer.name}")
+        self.progress.emit("Starting…", 0, 0)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, MeshMade):
+            mesh = event.mesh if event.mesh is not None else self._cache.get(event.key)
+            if mesh is not None:
+                self._cache.put(event.key, mesh)
+                self._meshes[event.segment] = mesh
+        elif self._progress.update(event):
+            done, total = self._progress.done, self._progress.total
+            self.progress.emit(f"Meshes · {done} of {total}", done, total)
+            self.runner.show_progress(done, total)
+
+    def _on_finished(self) -> None:
+        if self._layer is not None and self._placement is not None:
+            self._put()
+            self.shown.emit(len(self._meshes))
+
+    def _put(self) -> None:
+        """Make the surface layer anew, where the old one was."""
+        layer, old = self._layer, self.surface
+        if layer is None or self._placement is None:
+            return
+        if not self._meshes:
+            if old is not None:
+                self._viewer.layers.remove(old)
+            return
+        active = self._viewer.layers.selection.active
+        vertices, faces, colours = joined(self._meshes, colours_of(layer, list(self._meshes)))
+        made = self._viewer.add_surface(
+            (vertices, faces),
+            vertex_colors=colours,
+            name=f"{layer.name} meshes" if old is None else old.name,
+            metadata=tag("meshes", segmentation_key(layer), segments=list(self._meshes)),
+            shading="smooth",
+            **self._placement.for_axes(3),
+        )
+        layers = self._viewer.layers
+        if old is not None:
+            made.visible = old.visible
+            layers.move(len(layers) - 1, layers.index(old))
+            layers.remove(old)
+        layers.selection.active = active if active in layers else None
+
+    def _watch(self, layer: Labels | None) -> None:
+        if self._layer is not None and self._layer is not layer:
+            self._layer.events.set_data.disconnect(self._on_data)
+        if layer is not None and self._layer is not layer:
+            layer.events.set_data.connect(self._on_data)
+        self._layer = layer
+        self._placement = None if layer is None else Placement.of_layer(layer)
+
+    def _on_data(self) -> None:
+        shown = self._lut is not None and self.surface is not None
+        if shown and self._layer is not None and shown_lut(self._layer) is not self._lut:
+            self._pause.start()
+
+    def _again(self) -> None:
+        if self.surface is not None and self._layer in self._viewer.layers:
+            self._start()
+
+
+def colours_of(layer: Labels, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Colours in which a layer shows its labels, RGBA, shape (n, 4)."""
+    values = np.asarray(ids).astype(layer.data.dtype)
+    colours = np.asarray(layer.colormap.map(values), np.float32)
+    colours[:, 3] = 1.0
+    return colours
+
+
+def joined(
+    meshes: dict[int, Mesh], colours: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Put meshes together: vertices, faces, and a colour per vertex."""
+    lengths = [len(mesh.vertices) for mesh in meshes.values()]
+    first = np.cumsum([0, *lengths[:-1]])
+    vertices = np.concatenate([mesh.vertices for mesh in meshes.values()])
+    faces = [mesh.faces + np.uint32(n) for mesh, n in zip(meshes.values(), first, strict=True)]
+    return vertices, np.concatenate(faces), np.repeat(colours, lengths, axis=0)
