@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cad.core.agglomeration import MERGE_FUNCTIONS
+from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.config import DEVICES, AgglomerationConfig, InferenceConfig
 from napari_cad.core.errors import JobError, NapariCadError
 from napari_cad.core.events import Event, Finished, Warned
@@ -85,7 +85,7 @@ class SegmentWidget(QWidget):
         self.agglomeration = ConfigForm(
             AgglomerationConfig,
             ("merge_function", "threshold"),
-            {"merge_function": {name: f.help for name, f in MERGE_FUNCTIONS.items()}},
+            {"merge_function": AGGLOMERATIONS},
         )
         self.device = ConfigForm(
             InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
