@@ -14,7 +14,12 @@ import numpy as np
 
 from napari_cad.core.errors import ShapeError
 from napari_cad.core.metrics import ContingencyTable, contingency
-from napari_cad.core.region_graph import RegionGraph, section_edges, section_fragment_table
+from napari_cad.core.region_graph import (
+    FRAGMENT_COLUMNS,
+    RegionGraph,
+    section_edges,
+    section_fragment_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,14 +44,19 @@ class LabelPieces:
         Edges between pieces.
     lut : ndarray, shape (n pieces + 1,), uint64
         Piece to label.
-    centroids : ndarray, shape (n pieces + 1, 3), float64
-        (z, y, x) in voxels.
+    measured : ndarray, shape (n pieces, 11), float64
+        Columns as in `napari_cad.core.region_graph.FRAGMENT_COLUMNS`.
     """
 
     table: ContingencyTable
     graph: RegionGraph
     lut: npt.NDArray[np.uint64]
-    centroids: npt.NDArray[np.float64]
+    measured: npt.NDArray[np.float64]
+
+    @property
+    def centroids(self) -> npt.NDArray[np.float64]:
+        """(z, y, x) of each piece in voxels, shape (n pieces + 1, 3); row 0 is of nothing."""
+        return np.concatenate([np.zeros((1, 3)), self.measured[:, 8:]])
 
 
 class PieceCollector:
@@ -66,7 +76,7 @@ class PieceCollector:
         self._tables: list[ContingencyTable] = []
         self._edges: list[Any] = []
         self._labels = [np.zeros(1, np.uint64)]
-        self._centroids = [np.zeros((1, 3))]
+        self._measured = [np.zeros((0, len(FRAGMENT_COLUMNS)))]
 
     def add(self, z: int, truth: Ints, labels: Ints) -> None:
         """Take the next section.
@@ -105,7 +115,7 @@ class PieceCollector:
         of_piece = np.zeros(len(measured), np.uint64)
         of_piece[local.ravel() - 1] = labels.ravel().astype(np.uint64)
         self._labels.append(of_piece)
-        self._centroids.append(measured[:, 8:11])
+        self._measured.append(measured)
         self._n += len(measured)
         self._prev = pieces
 
@@ -115,7 +125,7 @@ class PieceCollector:
             ContingencyTable.total(self._tables),
             RegionGraph.concatenate(self._edges, n_fragments=self._n),
             np.concatenate(self._labels),
-            np.concatenate(self._centroids),
+            np.concatenate(self._measured),
         )
 
 

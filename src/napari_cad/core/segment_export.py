@@ -44,11 +44,22 @@ def segment_columns(table: SegmentTable) -> dict[str, npt.NDArray[Any]]:
 
 
 def contact_columns(table: ContactTable) -> dict[str, npt.NDArray[Any]]:
-    """Columns of a table of contacts by name; without the area where it is not known."""
-    columns: dict[str, npt.NDArray[Any]] = {"segment_a": table.u, "segment_b": table.v}
+    """Columns of a table of contacts by name; without the area where it is not known.
+
+    Contacts with what is no segment are left out.
+    """
+    named = table.u != 0
+    columns: dict[str, npt.NDArray[Any]] = {
+        "segment_a": table.u[named],
+        "segment_b": table.v[named],
+    }
     if not np.isnan(table.area).any():
-        columns["area_um2"] = table.area
-    return columns | {"faces": table.faces} | dict(zip("zyx", table.position.T, strict=True))
+        columns["area_um2"] = table.area[named]
+    return (
+        columns
+        | {"faces": table.faces[named]}
+        | dict(zip("zyx", table.position[named].T, strict=True))
+    )
 
 
 def write_csv(path: str | Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -43,9 +43,9 @@ class SegmentTable:
     volume : ndarray, shape (n,), float64
         In µm³; NaN where the voxel size is not known.
     surface : ndarray, shape (n,), float64
-        Area in µm² of the voxel faces to other segments; those at the border of the stack do not
-        count. Faces overestimate a smooth surface, that of a ball by half. NaN where the voxel
-        size is not known.
+        Area in µm² of the voxel faces to whatever else there is; those at the border of the stack
+        do not count. Faces overestimate a smooth surface, that of a ball by half. NaN where the
+        voxel size is not known.
     contacts : ndarray, shape (n,), int64
         Number of other segments that it touches.
     """
@@ -71,7 +71,7 @@ class ContactTable:
     Attributes
     ----------
     u, v : ndarray, shape (n,), uint32
-        Ids of the segments, u < v.
+        Ids of the segments, u < v. A u of 0 stands for what is no segment.
     faces : ndarray, shape (n,), int64
         Voxel faces between them.
     area : ndarray, shape (n,), float64
@@ -174,7 +174,7 @@ class SegmentMeasures:
             changed[before.lut[differing]] = True
         contacts = self._contacts(lut, changed)
         segments = self._segments(lut, changed)
-        if before is not None and not changed.all():
+        if before is not None and before.lut.shape == lut.shape:
             kept = ~changed[before.contacts.u] & ~changed[before.contacts.v]
             contacts = _merged(before.contacts, kept, contacts)
             segments = _merged(before.segments, ~changed[before.segments.id], segments)
@@ -213,7 +213,7 @@ class SegmentMeasures:
     def _contacts(self, lut: Ints, changed: npt.NDArray[np.bool_]) -> ContactTable:
         """Find the contacts of which one segment is in `changed`."""
         a, b = lut[self._u], lut[self._v]
-        rows = np.flatnonzero((a != b) & (changed[a] | changed[b]) & (a != 0) & (b != 0))
+        rows = np.flatnonzero((a != b) & (changed[a] | changed[b]))
         a, b = np.minimum(a[rows], b[rows]), np.maximum(a[rows], b[rows])
         order, first = _groups(
             _pairs(a, b), -self._faces[rows]
@@ -265,9 +265,10 @@ def _pairs(u: Ints, v: Ints) -> npt.NDArray[np.uint64]:
 def _with_contacts(segments: SegmentTable, contacts: ContactTable) -> SegmentTable:
     """Fill in what follows from the contacts: their number, and the surface."""
     n = len(segments)
-    ends = [np.searchsorted(segments.id, end) for end in (contacts.u, contacts.v)]
-    number = sum((np.bincount(end, minlength=n) for end in ends), np.zeros(n, np.int64))
-    surface = sum((np.bincount(end, weights=contacts.area, minlength=n) for end in ends), 0.0)
+    named = contacts.u != 0
+    u, v = np.searchsorted(segments.id, contacts.u[named]), np.searchsorted(segments.id, contacts.v)
+    number = np.bincount(u, minlength=n) + np.bincount(v[named], minlength=n)
+    surface = np.bincount(u, contacts.area[named], n) + np.bincount(v, contacts.area, n)
     columns = {name: getattr(segments, name) for name in SegmentTable.__dataclass_fields__}
     # adding nothing keeps what is not known unknown
     columns |= {"contacts": number, "surface": surface + 0.0 * segments.volume}
