@@ -268,3 +268,20 @@ def test_a_seed_takes_those_along_that_surely_belong_to_it():
     # unless the person says that it does not
     preview = session.preview_cut([1], [2, 4])
     assert (preview.red.tolist(), preview.blue.tolist()) == ([1], [2, 3, 4])
+
+
+def test_cutting_again_after_the_sides_met_leaves_the_first_cut_alone():
+    # a ring: the first cut opens it at (1, 2), a higher threshold leads around by 4
+    source = ProofreadingSource.from_arrays(
+        [1, 2, 1, 3], [2, 3, 4, 4], [0.3, 0.9, 0.5, 0.6], [0.1, 0.1, 0.6, 0.6], threshold=0.5
+    )
+    session = ProofreadingSession(source)
+    session.apply_cut(session.preview_cut([1], [3]))
+    assert session.decisions.cut.tolist() == [True, False, False, False]
+    session.set_threshold(0.7)
+    assert len(np.unique(session.lut[1:])) == 1
+    preview = session.preview_cut([1], [2])
+    assert preview.edges.tolist() == [1]  # (1, 4), the weakest that is left
+    session.apply_cut(preview)
+    session.undo()
+    assert session.decisions.cut.tolist() == [True, False, False, False]

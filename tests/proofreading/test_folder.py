@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -65,6 +66,35 @@ def test_a_last_line_with_its_end_but_not_its_middle_is_torn_too(edited):
     with ProofreadingSession(source, path) as session:
         np.testing.assert_array_equal(session.lut, luts[3])
         assert "torn" in session.messages[0]
+
+
+def test_half_a_line_left_by_a_full_disk_does_not_end_up_behind_a_shorter_one(edited):
+    source, path, _ = edited
+    write = os.write
+
+    def write_half(file, data):
+        write(file, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    with ProofreadingSession(source, path) as session:
+        session.go_to(3)
+        with (
+            mock.patch("os.write", write_half),
+            mock.patch("os.ftruncate", side_effect=OSError(5, "Input/output error")),
+            pytest.raises(SessionError),
+        ):
+            session.lock(np.unique(session.lut[session.lut > 0]))  # a long line
+        with (
+            mock.patch("os.write", write_half),
+            mock.patch("os.ftruncate", side_effect=[None, OSError(5, "Input/output error")]),
+            pytest.raises(SessionError),
+        ):
+            session.lock(np.unique(session.lut[session.lut > 0]))
+        session.undo()  # a short one
+        lut = session.lut.copy()
+    with ProofreadingSession(source, path) as session:
+        assert session.messages == []
+        np.testing.assert_array_equal(session.lut, lut)
 
 
 def test_damage_before_the_last_line_is_not_repaired_by_guessing(edited):

@@ -88,7 +88,9 @@ def test_another_merge_function_is_another_segmentation(path, tmp_path):
     agglomerate(store, "quantile75")
     ProofreadingSession(ProofreadingSource.from_store(store), tmp_path / "s").close()
     other = ProofreadingSource.from_store(store, "quantile75")
-    with pytest.raises(SessionMismatchError, match="merge_function was 'median' and is 'quantile75'"):
+    with pytest.raises(
+        SessionMismatchError, match="merge_function was 'median' and is 'quantile75'"
+    ):
         ProofreadingSession(other, tmp_path / "s")
 
 
