@@ -29,8 +29,8 @@ _ROLE: dict[Which, Role] = {"embedding": "embedding_rgb", "embedding_prev": "emb
 
 _COMPARED: dict[Source, tuple[Role, str]] = {
     "student": ("student_rgb", "2D student"),
-    "gaussian": ("teacher_rgb", "3D, gaussian"),
     "none": ("teacher_unblended_rgb", "3D, windows"),
+    "gaussian": ("teacher_rgb", "3D, gaussian"),
 }
 
 #: How a person tells the two embeddings of a section apart.
@@ -273,23 +273,33 @@ class ComparedLayers:
 
     def side_by_side(self, on: bool) -> None:
         """Show nothing but the maps, in a grid with one camera; or all again as it was."""
-        layers, viewer = self.layers, self._viewer
+        layers, viewer, grid = self.layers, self._viewer, grid_of(self._viewer)
         if on:
             others = [layer for layer in viewer.layers if layer not in layers and layer.visible]
             self._hidden += others
             for layer in others:
                 layer.visible = False
-            for i, layer in enumerate(reversed(layers)):  # the topmost comes first in the grid
+            for layer in reversed(layers):
                 layer.visible = True
-                viewer.layers.move(viewer.layers.index(layer), len(viewer.layers) - i)
-            viewer.grid.stride = -1
-            viewer.grid.shape = (1, -1)
+                viewer.layers.move(viewer.layers.index(layer), len(viewer.layers))
+            grid.stride = -1  # the topmost comes first
+            grid.shape = (1, -1)
         else:
             for layer in self._hidden:
                 if layer in viewer.layers:
                     layer.visible = True
             self._hidden.clear()
-        viewer.grid.enabled = on
+        grid.enabled = on
+
+
+def grid_of(viewer: ViewerModel) -> Any:
+    """Give the grid of a viewer, wherever this version of napari has it."""
+    return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid  # before napari 0.9
+
+
+def camera_of(viewer: ViewerModel) -> Any:
+    """Give the camera of a viewer, wherever this version of napari has it."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # before napari 0.9
 
 
 def _moved(placement: Placement, start: tuple[int, int, int]) -> Placement:

@@ -28,7 +28,7 @@ from napari_cad.core.seam_job import (
     WindowsDone,
 )
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.embedding_layers import ComparedLayers
+from napari_cad.viewer.embedding_layers import ComparedLayers, camera_of
 from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import sendable
 from napari_cad.widgets._checkpoint import CheckpointChooser
@@ -187,7 +187,7 @@ class SeamsWidget(Column):
         if layer is None:
             return None
         position = np.asarray(dims.point, float)
-        position[list(dims.displayed)] = self._viewer.camera.center[-2:]
+        position[list(dims.displayed)] = camera_of(self._viewer).center[-2:]
         y, x = (float(n) for n in layer.world_to_data(position)[-2:])
         return y, x
 
