@@ -17,7 +17,7 @@ from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.layers import find_layer, role_of, volume_from_layer
 from napari_cad.viewer.reader import get_reader
-from napari_cad.viewer.samples import SAMPLE_SHAPE, synthetic_sample
+from napari_cad.viewer.samples import synthetic_sample
 from napari_cad.viewer.state import state_of
 
 SHAPE = (5, 32, 40)
@@ -238,7 +238,7 @@ def test_two_viewers_have_two_states(make_napari_viewer):
 
 def test_the_sample_has_a_scale_and_a_truth():
     image, truth = (Layer.create(*layer) for layer in synthetic_sample())
-    assert image.data.shape == truth.data.shape == SAMPLE_SHAPE
+    assert image.data.shape == truth.data.shape == (16, 384, 384)
     assert volume_from_layer(image).voxel_size == (30, 6, 6)
     np.testing.assert_allclose(truth.scale, image.scale)
     assert role_of(truth) == "truth"

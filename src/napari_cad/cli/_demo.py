@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from napari_cad.core.store import SegmentationStore
     from napari_cad.core.volume import EMVolume
 
-#: The demo's stack: small enough for a minute on two cores.
-_SHAPE = (16, 384, 384)
-_SEED = 7
-
 
 def demo(
     folder: Annotated[
@@ -59,11 +55,11 @@ def demo(
 
 
 def _sample(folder: Path) -> tuple[Path, Path]:
-    """Write the synthetic stack and its truth as zarr volumes with their voxel size."""
+    """Write the sample and its truth as TIFF stacks with their voxel size."""
     from napari_cad.core.export import export_labels
-    from napari_cad.core.synthetic import synthetic_em
+    from napari_cad.core.synthetic import sample_em
 
-    sample = synthetic_em(_SHAPE, seed=_SEED)
+    sample = sample_em()
     paths = folder / "sample.tif", folder / "truth.tif"
     for path, array in zip(paths, (sample.raw, sample.labels), strict=True):
         sections = array.astype(np.uint32)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QPainter, QPen
+from qtpy.QtGui import QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_cad.core.live_segmentation import size_histogram
@@ -104,7 +104,7 @@ class CurvePlot(_Plot):
 
         points = [place(t, v) for t, v in zip(thresholds, voi.tolist(), strict=True)]
         painter.setPen(QPen(self.palette().highlight().color(), 2))
-        painter.drawPolyline(points)
+        painter.drawPolyline(QPolygonF(points))
         best = points[thresholds.index(self.curve.best)]
         painter.setPen(self.palette().windowText().color())
         painter.drawEllipse(best, 4, 4)
