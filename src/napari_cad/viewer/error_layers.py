@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-    from napari.components import ViewerModel
+    from napari.components import Camera, ViewerModel
     from napari.layers import Labels, Layer, Vectors
 
     from napari_cad.core.error_report import SegmentationError
@@ -107,7 +107,8 @@ class ErrorLayers:
             colours,
             {
                 "vector_style": "arrow",
-                "edge_width": self._length / 7,
+                # thin: it is as many voxels wide across the sections, where voxels are long
+                "edge_width": self._length / 12,
                 "blending": "translucent_no_depth",
             },
         )
@@ -127,6 +128,7 @@ class ErrorLayers:
                     "color": "white",
                     "size": 10,
                     "anchor": "upper_left",
+                    "translation": [0, self._length / 5, self._length / 5],
                 },
             },
         )
@@ -209,8 +211,15 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
     centre[list(axes)] = world
     shown = [float(centre[axis]) for axis in viewer.dims.displayed]
     scale = float(np.min(np.abs(placement.settings.get("scale", (1.0,))[-2:])))
-    viewer.camera.center = (0.0, *shown)[-3:]
-    viewer.camera.zoom = max(viewer.camera.zoom, _CLOSE / scale)
+    camera = camera_of(viewer)
+    camera.center = (0.0, *shown)[-3:]
+    camera.zoom = max(camera.zoom, _CLOSE / scale)
+
+
+def camera_of(viewer: ViewerModel) -> Camera:
+    """Give the camera, which has moved in napari 0.9."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
 
 
 def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:
@@ -236,10 +245,10 @@ def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:
     volume, shape = volume_from_layer(truth), volume_from_layer(segmentation).shape
     if volume.shape == shape:
         return volume
-    scales = [np.asarray(layer.scale) for layer in (segmentation, truth)]
-    same = segmentation.ndim == truth.ndim and np.allclose(*scales)
+    scale = np.asarray(segmentation.scale)
+    same = segmentation.ndim == truth.ndim and np.allclose(scale, truth.scale)
     offset = np.asarray(segmentation.translate) - np.asarray(truth.translate) if same else None
-    start = None if offset is None else np.rint(offset / scales[0]).astype(int)
+    start = None if offset is None else np.rint(offset / scale).astype(int)
     if start is None or (start < 0).any() or (start + shape > volume.shape).any():
         raise ShapeError(
             f"{truth.name} {volume.shape} does not cover {segmentation.name} {shape}: choose truth "

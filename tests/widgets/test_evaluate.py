@@ -1,0 +1,331 @@
+"""The widget "Evaluate", driven as a person would."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+import numpy as np
+import psutil
+import pytest
+from qtpy.QtCore import QElapsedTimer, Qt, QTimer
+
+from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.core.store import SegmentationStore
+from napari_cad.core.volume import EMVolume
+from napari_cad.viewer.error_layers import aligned_truth, camera_of, go_to
+from napari_cad.viewer.layers import LutLabels, Placement, find_layer, tag
+from napari_cad.viewer.reader import read_store
+
+PATIENCE = 60_000
+SHAPE = (6, 32, 40)
+VOXEL = (30.0, 6.0, 7.0)
+ORIGIN = (60.0, 12.0, 14.0)
+
+
+@pytest.fixture
+def run(tmp_path, raw, pretended):
+    """A run of four columns, one per quadrant of the sections."""
+    sys.modules.pop("example_runs", None)
+    import example_runs
+
+    volume = EMVolume.from_array(raw, voxel_size=VOXEL, origin=ORIGIN, name="stack")
+    path = tmp_path / "run.zarr"
+    list(example_runs.segment(volume, "good.safetensors", str(path), SegmentationOptions()))
+    return SegmentationStore.open(path)
+
+
+@pytest.fixture
+def truth():
+    """The upper quadrants are one neurite; the lower left one is two, one above the other."""
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[:, :16] = 10
+    labels[:3, 16:, :20], labels[3:, 16:, :20] = 20, 30
+    labels[:, 16:, 20:] = 40
+    return labels
+
+
+@pytest.fixture
+def docked_evaluate(make_napari_viewer_proxy, cache):
+    viewer = make_napari_viewer_proxy()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-cad", "Evaluate")
+    return viewer, widget
+
+
+@pytest.fixture
+def ready(docked_evaluate, run, truth):
+    """A run and its truth in a viewer, with the widget docked."""
+    viewer, widget = docked_evaluate
+    for data, settings, kind in read_store(run.path):
+        getattr(viewer, f"add_{kind}")(data, **settings)
+    viewer.add_labels(
+        truth,
+        name="truth",
+        metadata=tag("truth"),
+        **Placement.of_volume(VOXEL, ORIGIN).for_axes(3),
+    )
+    return viewer, widget
+
+
+def evaluate(widget, qtbot):
+    widget.least_voxels.setValue(10)
+    widget.evaluate_button.click()
+    assert widget.runner.running, widget.status.line.text()
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    assert not widget.status.details.toPlainText(), widget.status.details.toPlainText()
+
+
+def jobs_alive():
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and "_job_child" in " ".join(child.cmdline())
+    ]
+
+
+def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
+    viewer, widget = ready
+    assert widget.segmentation.layer.name == "stack segments"
+    assert widget.truth.layer.name == "truth"
+    evaluate(widget, qtbot)
+    assert "VOI 1.000" in widget.scores.text() or "VOI 0.750" in widget.scores.text()
+    model = widget.tables.errors.model
+    assert model.rowCount() == 2
+    cells = [[model.data(model.index(row, column)) for column in range(8)] for row in range(2)]
+    assert {row[1] for row in cells} == {"split", "merge"}
+    split, merge = sorted(cells, key=lambda row: row[1], reverse=True)
+    assert split[4] == "10"
+    assert set(split[5].split(" | ")) == {"1", "2"}
+    assert set(merge[4].split(" | ")) == {"20", "30"}
+    assert merge[5] == "3"
+    assert merge[6].startswith("3 ")  # the contact between sections 2 and 3
+    assert widget.tables.neurites.model.rowCount() == 1
+    assert widget.tables.segments.model.rowCount() == 1
+    arrows = find_layer(viewer, "error_arrows", str(run.path))
+    places = find_layer(viewer, "error_places", str(run.path))
+    segments = viewer.layers["stack segments"]
+    for layer in (arrows, places):
+        np.testing.assert_allclose(layer.scale, segments.scale)
+        np.testing.assert_allclose(layer.translate, segments.translate)
+        assert layer.units == segments.units
+        assert layer.axis_labels == segments.axis_labels
+        assert list(layer.features["number"]) == [1, 2]
+        assert set(layer.features["error"]) == {"split", "merge"}
+    np.testing.assert_allclose(arrows.data[:, 0, 0], places.data[:, 0])
+    assert (arrows.data[:, 1, 0] == 0).all()  # within their section
+    viewer.dims.ndisplay = 3
+    viewer.dims.ndisplay = 2
+
+
+def test_a_click_on_a_row_goes_there(ready, qtbot):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    errors = widget.shown.report.errors
+    for row, error in enumerate(errors):
+        widget.tables.errors.view.selectRow(row)
+        world = np.array(ORIGIN) + np.array(error.position) * VOXEL
+        assert viewer.dims.point[0] == world[0]
+        np.testing.assert_allclose(camera_of(viewer).center[-2:], world[1:])
+        assert widget.segmentation.layer.selected_label == error.segments[1]
+        assert widget.truth.layer.selected_label == error.truth[1]
+    viewer.dims.ndisplay = 3
+    widget.tables.errors.view.selectRow(0)
+    world = np.array(ORIGIN) + np.array(errors[0].position) * VOXEL
+    np.testing.assert_allclose(camera_of(viewer).center, world)
+
+
+def test_a_click_on_a_neurite_or_a_segment_goes_to_its_worst_error(ready, qtbot):
+    _viewer, widget = ready
+    evaluate(widget, qtbot)
+    for table, kind in ((widget.tables.neurites, "split"), (widget.tables.segments, "merge")):
+        table.view.selectRow(0)
+        (row,) = widget.tables.errors.selected()
+        assert widget.shown.report.errors[row].kind == kind
+
+
+def test_a_click_on_an_arrow_marks_its_row(ready, qtbot):
+    _viewer, widget = ready
+    evaluate(widget, qtbot)
+    widget.shown.layers.places.selected_data = {1}
+    assert widget.tables.errors.selected() == [1]
+
+
+def test_tables_are_sorted_by_a_click_and_still_go_there(ready, qtbot):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    table = widget.tables.errors
+    table.view.sortByColumn(1, Qt.SortOrder.DescendingOrder)
+    assert table.model.data(table.model.index(0, 1)) == "split"
+    table.view.selectRow(0)
+    split = next(e for e in widget.shown.report.errors if e.kind == "split")
+    np.testing.assert_allclose(
+        camera_of(viewer).center[-2:],
+        np.array(ORIGIN[1:]) + np.array(split.position[1:]) * VOXEL[1:],
+    )
+    table.view.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    assert table.model.data(table.model.index(0, 1)) == "merge"
+
+
+def test_which_arrows_are_shown(ready, qtbot):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    layers = widget.shown.layers
+    widget.kinds["merge"].setChecked(False)
+    assert list(layers.arrows.features["error"]) == ["split"]
+    widget.arrows.setValue(0)
+    assert len(layers.arrows.data) == len(layers.places.data) == 0
+    widget.arrows.setValue(50)
+    widget.kinds["merge"].setChecked(True)
+    assert len(layers.arrows.data) == 2
+    n_layers = len(viewer.layers)
+    viewer.layers.remove(layers.arrows)
+    widget.arrows.setValue(51)
+    assert len(viewer.layers) == n_layers
+
+
+def test_another_threshold_is_evaluated_again_without_counting_again(ready, qtbot, run):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    table = widget.shown.table
+    layer = viewer.layers["stack segments"]
+    layer.data.set_lut(run.lut(0.1))  # nothing is joined
+    layer.refresh()
+    qtbot.waitUntil(lambda: widget.runner.running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    assert widget.shown.table is table
+    assert {error.kind for error in widget.shown.report.errors} == {"split"}
+    widget.follow.setChecked(False)
+    layer.data.set_lut(run.lut(0.5))
+    layer.refresh()
+    qtbot.wait(600)
+    assert not widget.runner.running
+
+
+def test_labels_from_elsewhere(ready, qtbot, run):
+    """The same segmentation as plain labels, beside the run's, has the same scores."""
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    scores = widget.shown.report.scores
+    plain = viewer.add_labels(
+        run.lut()[np.asarray(run.fragments)],
+        name="plain",
+        **Placement.of_volume(VOXEL, ORIGIN).for_axes(3),
+    )
+    widget.segmentation.choose(plain)
+    assert widget.tables.errors.model.rowCount() == 0
+    assert widget.scores.text() == ""
+    evaluate(widget, qtbot)
+    assert widget.shown.report.scores == scores
+    assert widget.tables.errors.model.rowCount() == 2
+    assert find_layer(viewer, "error_arrows", "plain") is not None
+    assert find_layer(viewer, "error_arrows", str(run.path)) is not None
+    widget.segmentation.choose(viewer.layers["stack segments"])
+    assert widget.tables.errors.model.rowCount() == 2
+
+
+def test_what_cannot_be_compared_is_said(docked_evaluate, truth, qtbot):
+    viewer, widget = docked_evaluate
+    widget.evaluate()
+    assert "Two labels layers" in widget.status.line.text()
+    viewer.add_labels(truth, name="a")
+    viewer.add_labels(truth[:, :20], name="b", metadata=tag("truth"))
+    widget.evaluate()
+    assert "does not cover" in widget.status.line.text()
+    viewer.layers.remove("b")
+    viewer.add_labels(np.zeros_like(truth), name="empty", metadata=tag("truth"))
+    widget.evaluate()
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    assert "labelled voxels" in widget.status.line.text()
+    assert widget.evaluate_button.isEnabled()
+
+
+def test_cancel_in_the_middle_and_removed_layers(ready, qtbot):
+    viewer, widget = ready
+    widget.evaluate_button.click()
+    assert widget.cancel_button.isEnabled()
+    widget.cancel_button.click()
+    assert widget.status.line.text() == "Stopped."
+    assert widget.evaluate_button.isEnabled()
+    qtbot.waitUntil(lambda: not jobs_alive(), timeout=2000)
+    widget.evaluate_button.click()
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    assert widget.shown is None
+
+
+def test_closing_the_viewer_ends_the_job(make_napari_viewer, cache, truth, qtbot):
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-cad", "Evaluate")
+    viewer.add_labels(truth, name="a")
+    viewer.add_labels(truth, name="b", metadata=tag("truth"))
+    widget.evaluate()
+    assert jobs_alive()
+    viewer.close()
+    qtbot.waitUntil(lambda: not jobs_alive(), timeout=2000)
+
+
+def test_napari_stays_responsive(ready, qtbot):
+    _viewer, widget = ready
+    gaps, clock = [], QElapsedTimer()
+    heartbeat = QTimer()
+    heartbeat.timeout.connect(lambda: gaps.append(clock.restart()))
+    clock.start()
+    heartbeat.start(20)
+    evaluate(widget, qtbot)
+    heartbeat.stop()
+    # recorded for people (pytest -rP); machines differ too much to assert it
+    print(f"longest gap of a 20 ms heartbeat: {max(gaps)} ms")  # noqa: T201
+
+
+def test_saving(ready, qtbot, tmp_path):
+    _viewer, widget = ready
+    evaluate(widget, qtbot)
+    widget.save(str(tmp_path / "errors.csv"))
+    with (tmp_path / "errors.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["error"] for row in rows] == [e.kind for e in widget.shown.report.errors]
+    assert [float(row["z"]) for row in rows] == [e.position[0] for e in widget.shown.report.errors]
+    widget.save(str(tmp_path / "errors.json"))
+    assert len(json.loads((tmp_path / "errors.json").read_text())["errors"]) == 2
+    widget.save(str(tmp_path / "no" / "errors.csv"))
+    assert "cannot be written" in widget.status.line.text()
+
+
+# ---------------------------------------------------------------------- what lies where
+
+
+def test_the_truth_of_a_larger_stack_is_cropped(ready, run, truth):
+    viewer, _ = ready
+    whole = np.zeros((10, 40, 60), np.uint16)
+    whole[2:8, 5:37, 15:55] = truth
+    larger = viewer.add_labels(
+        whole,
+        scale=VOXEL,
+        translate=np.array(ORIGIN) - np.array((2, 5, 15)) * VOXEL,
+        units=("nm",) * 3,
+    )
+    segments = viewer.layers["stack segments"]
+    np.testing.assert_array_equal(aligned_truth(segments, larger).data[:], truth)
+    assert aligned_truth(segments, viewer.layers["truth"]).shape == SHAPE
+
+
+@pytest.mark.parametrize("ndisplay", [2, 3])
+def test_going_to_a_place_in_a_viewer_of_four_axes(make_napari_viewer_proxy, ndisplay):
+    viewer = make_napari_viewer_proxy()
+    viewer.add_image(np.zeros((2, 3, 8, 8)))
+    viewer.dims.set_point(0, 1)
+    viewer.dims.ndisplay = ndisplay
+    go_to(viewer, Placement.of_volume((2.0, 1.0, 1.0)), (1, 5, 6))
+    assert viewer.dims.point[:2] == (1.0, 2.0)
+    assert tuple(camera_of(viewer).center)[-2:] == (5.0, 6.0)
+
+
+def test_lazy_labels_without_a_run(docked_evaluate, truth, qtbot):
+    viewer, widget = docked_evaluate
+    fragments = np.where(truth == 10, 1, 2).astype(np.uint32)
+    viewer.add_labels(LutLabels(fragments, np.array([0, 5, 6])), name="lazy")
+    viewer.add_labels(truth, name="truth", metadata=tag("truth"))
+    widget.segmentation.choose(viewer.layers["lazy"])
+    evaluate(widget, qtbot)
+    assert {error.segments for error in widget.shown.report.errors} == {(6, 6)}
