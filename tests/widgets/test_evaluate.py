@@ -106,12 +106,16 @@ def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
     places = find_layer(viewer, "error_places", str(run.path))
     segments = viewer.layers["stack segments"]
     for layer in (arrows, places):
-        np.testing.assert_allclose(layer.scale, segments.scale)
+        assert layer.scale[0] == segments.scale[0]  # the viewer steps by section
         np.testing.assert_allclose(layer.translate, segments.translate)
         assert layer.units == segments.units
         assert layer.axis_labels == segments.axis_labels
         assert list(layer.features["number"]) == [1, 2]
         assert set(layer.features["error"]) == {"split", "merge"}
+    np.testing.assert_allclose(
+        [places.data_to_world(place) for place in places.data],
+        [segments.data_to_world(error.position) for error in widget.shown.report.errors],
+    )
     np.testing.assert_allclose(arrows.data[:, 0, 0], places.data[:, 0])
     assert (arrows.data[:, 1, 0] == 0).all()  # within their section
     viewer.dims.ndisplay = 3

@@ -33,7 +33,7 @@ class SegmentTable:
 
     Attributes
     ----------
-    id : ndarray, shape (n,), uint32
+    id : ndarray, shape (n,), uint32 (uint64 for labels that come without a run)
     fragments, voxels, sections : ndarray, shape (n,), int64
         Numbers of fragments, of voxels, and of sections in which there is any.
     box : ndarray, shape (n, 6), int64

@@ -67,8 +67,8 @@ class ErrorLayers:
     ) -> None:
         self._viewer = viewer
         self._key = key
-        self._placement = placement
-        self._length = _LENGTH * float(np.hypot(*shape[1:]))
+        self._placement, self._to_cubes = in_cubes(placement)
+        self._length = _LENGTH * float(np.hypot(*shape[1:])) * self._to_cubes[-1]
         self._name = name
 
     @property
@@ -92,6 +92,7 @@ class ErrorLayers:
             Their numbers, which stand beside them.
         """
         tips = np.array([error.position for error in errors], np.float64).reshape(-1, 3)
+        tips *= self._to_cubes
         features = error_features(errors, ranks)
         reach = np.zeros_like(tips)
         # the tip stays off the place itself, which is what there is to see
@@ -107,8 +108,7 @@ class ErrorLayers:
             colours,
             {
                 "vector_style": "arrow",
-                # thin: it is as many voxels wide across the sections, where voxels are long
-                "edge_width": self._length / 12,
+                "edge_width": self._length / 7,
                 "blending": "translucent_no_depth",
             },
         )
@@ -170,6 +170,19 @@ class ErrorLayers:
             layers = self._viewer.layers
             layers.move(len(layers) - 1, layers.index(old))
             layers.remove(old)
+
+
+def in_cubes(placement: Placement) -> tuple[Placement, npt.NDArray[np.float64]]:
+    """Give a placement in which a voxel is a cube, and the factors to get into it.
+
+    napari gives an arrow one width along all axes of its layer, and lights a surface as if they
+    were alike: in sections that are five times as thick as their pixels an arrow would look like
+    a wall, and a surface dark. The edge of the cubes is the thickness of a section, so that the
+    viewer still steps from section to section.
+    """
+    scale = np.asarray(placement.settings.get("scale", (1.0,) * 3), np.float64)
+    cube = np.full(3, abs(scale[0]))
+    return Placement(3, placement.settings | {"scale": cube}), scale / cube
 
 
 def error_features(errors: Sequence[SegmentationError], ranks: Sequence[int]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from psygnal import Signal
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from napari_cad.core.errors import JobError, VolumeError
 from napari_cad.core.mesh_job import MESH_LABELS, MESH_RUN, MeshMade
-from napari_cad.viewer.error_layers import segmentation_key, shown_lut
+from napari_cad.viewer.error_layers import in_cubes, segmentation_key, shown_lut
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import (
     Placement,
@@ -22,6 +22,7 @@ from napari_cad.viewer.layers import (
     tag,
     volume_from_layer,
 )
+from napari_cad.viewer.lut_watcher import LutWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 #: Vertices of meshes that are kept in a viewer, beyond those that are shown: some 100 MB.
 _MOST_VERTICES = 4_000_000
-
-#: Milliseconds without a change of the segmentation before meshes are made again.
-_PAUSE = 400
 
 _CACHES: WeakKeyDictionary[ViewerModel, MeshCache] = WeakKeyDictionary()
 
@@ -113,17 +111,14 @@ class SegmentMeshes(QObject):
         self._placement: Placement | None = None
         self._ids: list[int] = []
         self._detail: Detail = "normal"
-        self._lut: npt.NDArray[Any] | None = None
         self._meshes: dict[int, Mesh] = {}
         self._progress = RunProgress()
         self.runner = JobRunner(parent)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self.failed.emit)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(_PAUSE)
-        self._pause.timeout.connect(self._again)
+        self._watcher = LutWatcher(parent)
+        self._watcher.changed.connect(self._again)
 
     @property
     def surface(self) -> Surface | None:
@@ -186,7 +181,6 @@ class SegmentMeshes(QObject):
     def _start(self) -> None:
         if self._layer is None:
             return
-        self._lut = shown_lut(self._layer)
         is_run, arguments = self.arguments(self._layer)
         arguments |= {"segments": self._ids, "detail": self._detail}
         if is_run:
@@ -224,13 +218,14 @@ class SegmentMeshes(QObject):
             return
         active = self._viewer.layers.selection.active
         vertices, faces, colours = joined(self._meshes, colours_of(layer, list(self._meshes)))
+        placement, to_cubes = in_cubes(self._placement)
         made = self._viewer.add_surface(
-            (vertices, faces),
+            (vertices * to_cubes, faces),
             vertex_colors=colours,
             name=f"{layer.name} meshes" if old is None else old.name,
             metadata=tag("meshes", segmentation_key(layer), segments=list(self._meshes)),
             shading="smooth",
-            **self._placement.for_axes(3),
+            **placement.for_axes(3),
         )
         layers = self._viewer.layers
         if old is not None:
@@ -240,17 +235,9 @@ class SegmentMeshes(QObject):
         layers.selection.active = active if active in layers else None
 
     def _watch(self, layer: Labels | None) -> None:
-        if self._layer is not None and self._layer is not layer:
-            self._layer.events.set_data.disconnect(self._on_data)
-        if layer is not None and self._layer is not layer:
-            layer.events.set_data.connect(self._on_data)
         self._layer = layer
         self._placement = None if layer is None else Placement.of_layer(layer)
-
-    def _on_data(self) -> None:
-        shown = self._lut is not None and self.surface is not None
-        if shown and self._layer is not None and shown_lut(self._layer) is not self._lut:
-            self._pause.start()
+        self._watcher.watch(layer)
 
     def _again(self) -> None:
         if self.surface is not None and self._layer in self._viewer.layers:

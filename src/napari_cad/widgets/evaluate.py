@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
@@ -34,6 +33,7 @@ from napari_cad.viewer.error_layers import (
 )
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
+from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.widgets._error_tables import ErrorTables
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from napari_cad.core.error_report import ErrorReport, SegmentationError
     from napari_cad.core.events import Event
     from napari_cad.core.metrics import ContingencyTable
-
-#: Milliseconds without a change of the segmentation before it is evaluated again.
-_PAUSE = 400
 
 _MOST_VOXELS = 10_000_000
 
@@ -109,10 +106,8 @@ class EvaluateWidget(QWidget):
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(self._on_cancelled)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(_PAUSE)
-        self._pause.timeout.connect(self._evaluate_again)
+        self._watcher = LutWatcher(self)
+        self._watcher.changed.connect(self._evaluate_again)
         self.evaluate_button.clicked.connect(self.evaluate)
         self.cancel_button.clicked.connect(self.cancel)
         self.save_button.clicked.connect(self._on_save)
@@ -124,7 +119,6 @@ class EvaluateWidget(QWidget):
             box.setChecked(True)
             box.toggled.connect(self._show_arrows)
         viewer.layers.events.removed.connect(self._on_layer_removed)
-        self._watched: Labels | None = None
         self._show_running(False)
         self._on_segmentation()
 
@@ -307,26 +301,16 @@ class EvaluateWidget(QWidget):
     # ------------------------------------------------------------------ following the segmentation
 
     def _on_segmentation(self) -> None:
-        layer = self.segmentation.layer
-        if self._watched is not None:
-            self._watched.events.set_data.disconnect(self._on_data)
-        self._watched = layer
-        if layer is not None:
-            layer.events.set_data.connect(self._on_data)
+        self._watcher.watch(self.segmentation.layer)
         self._show()
-
-    def _on_data(self) -> None:
-        evaluation = self.shown
-        if evaluation is None or evaluation.lut is None or not self.follow.isChecked():
-            return
-        if shown_lut(evaluation.layer) is not evaluation.lut:
-            self._pause.start()
+        self._evaluate_again()  # it may have changed while another one was chosen
 
     def _evaluate_again(self) -> None:
         evaluation = self.shown
-        if evaluation is None or shown_lut(evaluation.layer) is evaluation.lut:
+        if evaluation is None or evaluation.lut is None or not self.follow.isChecked():
             return
-        if evaluation.truth in self._viewer.layers and evaluation.truth is self.truth.layer:
+        changed = shown_lut(evaluation.layer) is not evaluation.lut
+        if changed and evaluation.truth is self.truth.layer:
             self.evaluate()
 
     def _on_layer_removed(self, event: Any) -> None:
