@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -61,3 +62,44 @@ def test_a_fit_out_of_range_is_explained(napari_cad, files, tmp_path):
     )  # fmt: skip
     assert code == 1
     assert "adapt must be between 0.0 and 1.0, got 2.0" in err
+
+
+def test_fit_suggests_a_command(napari_cad, files):
+    code, out, _ = napari_cad(
+        "fit", files / "stack.npy", "-c", files / "tiny.safetensors", "--voxel-size", "30,4,4",
+        "--adapt", "0,1", "--smooth", "1", "--crops", "1", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["agreement", "checkpoint", "adapt", "smooth", "rescale", "polarity"]
+    scores = [float(line.split()[0]) for line in lines[1:5]]  # two strengths, two sizes
+    assert scores == sorted(scores, reverse=True)
+    best = lines[1].split()
+    command = lines[-1].split()
+    assert command[:3] == ["napari-cad", "segment", str(files / "stack.npy")]
+    assert command[command.index("--voxel-size") + 1] == "30,4,4"
+    assert ("--adapt" in command) == (best[2] == "1")
+    assert ("--rescale" in command) == (best[4] != "1")
+    assert command[command.index("--smooth") + 1] == "1"
+    assert "--limits" not in command
+
+
+def test_fit_for_machines(napari_cad, files):
+    code, out, _ = napari_cad(
+        "fit", files / "stack.npy", "-c", files / "tiny.safetensors", "--json", "--adapt", "0",
+        "--smooth", "0", "--polarity", "--limits", "10,200", "--crops", "1", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [e["event"] for e in events] == ["SettingScored", "SettingScored", "FitSuggested"]
+    assert [e["done"] for e in events[:2]] == [1, 2]
+    ranking = events[-1]["ranking"]
+    assert {result["intensity"]["invert"] for result in ranking} == {False, True}
+    assert {result["intensity"]["low"] for result in ranking} == {10}
+    assert 0 <= ranking[1]["agreement"] <= ranking[0]["agreement"] <= 1
+
+
+def test_fit_explains_wrong_lists(napari_cad, files):
+    code, _, err = napari_cad("fit", files / "stack.npy", "--adapt", "0;1")
+    assert code == 2
+    assert "numbers separated by commas" in err

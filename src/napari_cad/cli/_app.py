@@ -10,6 +10,7 @@ from napari_cad import __version__
 from napari_cad.cli._demo import demo
 from napari_cad.cli._evaluate import evaluate
 from napari_cad.cli._export import export
+from napari_cad.cli._fit import fit
 from napari_cad.cli._info import download, info
 from napari_cad.cli._segment import segment
 from napari_cad.cli._view import view
@@ -39,5 +40,5 @@ def _main(
     """Take the options that stand before a command."""
 
 
-for _command in (segment, evaluate, info, export, view, demo, download):
+for _command in (segment, fit, evaluate, info, export, view, demo, download):
     app.command()(_command)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from napari_cad.core.errors import ConfigError, VolumeError
 from napari_cad.core.tiling import ALIGNMENT, Padding
 from napari_cad.core.volume import spread_sections
+from napari_cad.core.windows import window_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 #: Longest side of the window of a section that is measured on, in voxels of the section: it bounds
 #: the memory, and a batch norm needs no more to see.
 WINDOW = 512
-
-#: Steps of the additive recurrence that spreads windows evenly over a plane (Roberts, "The
-#: unreasonable effectiveness of quasirandom sequences", 2018): 1/p and 1/p² for p³ = p + 1.
-_STEP_Y, _STEP_X = 0.7548776662466927, 0.5698402909980532
 
 #: Pairs tried for each one wanted, where sections are missing.
 _TRIES = 4
@@ -193,10 +190,7 @@ def _sampled_pairs(
     for i, z in enumerate(candidates):
         if found == n:
             return
-        rows, columns = (
-            _window(length, (0.5 + i * step) % 1.0)
-            for length, step in zip(volume.shape[1:], (_STEP_Y, _STEP_X), strict=True)
-        )
+        rows, columns = window_at(volume.shape[1:], i, WINDOW)
         z += first
         pair = [_prepared(volume, max(z - 1, 0), rows, columns, preprocessing)]
         pair.append(_prepared(volume, z, rows, columns, preprocessing))
@@ -211,13 +205,6 @@ def _candidates(n_sections: int, n: int) -> list[int]:
     wanted = spread_sections(n_sections, n)
     more = spread_sections(n_sections, _TRIES * n)
     return wanted + [z for z in more if z not in set(wanted)]
-
-
-def _window(length: int, place: float) -> slice:
-    """Place a window of at most `WINDOW` voxels from 0 (at the start) to 1 (at the end)."""
-    size = min(length, WINDOW)
-    start = int(place * (length - size + 1))
-    return slice(start, start + size)
 
 
 def _prepared(

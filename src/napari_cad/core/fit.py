@@ -1,0 +1,304 @@
+"""Fit a student to a stack that it was not trained on: try a few settings, rank them, no labels.
+
+`suggest` is a plain generator, like a run: it yields an event per setting and can be abandoned
+after any. `Fitter` is what it and a live preview stand on: it keeps the batch-norm statistics that
+it has measured, so that another strength costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from napari_cad.core.agreement import reversal_agreement, sample_crops
+from napari_cad.core.config import FitConfig, InferenceConfig
+from napari_cad.core.errors import ConfigError
+from napari_cad.core.events import Event
+from napari_cad.core.segmentation_job import default_intensity, own_size_rescale
+from napari_cad.core.volume import VolumeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from napari_cad.core.adaptation import Statistics
+    from napari_cad.core.checkpoint import Checkpoint
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+    from napari_cad.core.inference import AffinityPredictor
+    from napari_cad.core.intensity import IntensityMapping
+    from napari_cad.core.preprocessing import Preprocessing
+    from napari_cad.core.volume import EMVolume
+
+#: Voxel sizes that differ by less than this ratio are taken for the same.
+_SAME_VOXEL_SIZE = 1.15
+
+#: Factors by which a grid rescales at most, either way.
+_RESCALE_LIMIT = 4.0
+
+
+@dataclass(frozen=True)
+class FitGrid:
+    """The settings to try; every combination of them.
+
+    Attributes
+    ----------
+    adapt : tuple of float
+        Strengths of the adaptation.
+    smooth : tuple of float
+        Standard deviations of the Gaussian, in voxels.
+    rescale : tuple of float, optional
+        In-plane factors; by default 1, and the one that gives the stack the voxel size of the
+        checkpoint's training data where that differs.
+    both_polarities : bool
+        Also try the inverted intensities.
+    sampled_sections : int
+        See `FitConfig`.
+    """
+
+    adapt: tuple[float, ...] = (0.0, 0.5, 1.0)
+    smooth: tuple[float, ...] = (0.0, 1.0)
+    rescale: tuple[float, ...] | None = None
+    both_polarities: bool = False
+    sampled_sections: int = FitConfig().sampled_sections
+
+    def __post_init__(self) -> None:
+        if not (self.adapt and self.smooth) or self.rescale == ():
+            raise ConfigError("a grid needs at least one value of each setting")
+
+    def settings(
+        self,
+        volume: EMVolume,
+        checkpoint: str,
+        metadata: CheckpointMetadata,
+        intensity: IntensityMapping,
+    ) -> list[FitSetting]:
+        """Make all combinations for a checkpoint; those that share a measurement are neighbours.
+
+        Raises
+        ------
+        ConfigError
+            If a value is not allowed.
+        """
+        rescale = self.rescale
+        if rescale is None:
+            factor = own_size_rescale(volume, metadata)
+            far = max(factor, 1 / factor)
+            rescale = (
+                (1.0, round(factor, 3)) if _SAME_VOXEL_SIZE < far <= _RESCALE_LIMIT else (1.0,)
+            )
+        intensities = [intensity]
+        if self.both_polarities:
+            intensities.append(replace(intensity, invert=not intensity.invert))
+        return [
+            FitSetting(
+                checkpoint, mapping, FitConfig(strength, self.sampled_sections, smooth, factor)
+            )
+            for mapping, factor, smooth, strength in product(
+                intensities, rescale, self.smooth, self.adapt
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class FitSetting:
+    """A checkpoint and how it is fitted.
+
+    Attributes
+    ----------
+    checkpoint : str
+        As `resolve_checkpoint` takes it.
+    intensity : IntensityMapping
+        Resolved for the volume.
+    fit : FitConfig
+    """
+
+    checkpoint: str
+    intensity: IntensityMapping
+    fit: FitConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `json` can write."""
+        return {
+            "checkpoint": self.checkpoint,
+            "intensity": self.intensity.to_json(),
+            "fit": self.fit.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class ScoredSetting:
+    """A setting and its score.
+
+    Attributes
+    ----------
+    setting : FitSetting
+    agreement : float
+        See `reversal_agreement`; 0 to 1, higher is better.
+    seconds : float
+        What it took.
+    """
+
+    setting: FitSetting
+    agreement: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `json` can write."""
+        return {**self.setting.to_json(), "agreement": self.agreement, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class SettingScored(Event):
+    """One more setting was tried, `done` of `total` are."""
+
+    result: ScoredSetting
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class FitSuggested(Event):
+    """All settings were tried.
+
+    Attributes
+    ----------
+    ranking : tuple of ScoredSetting
+        The best first.
+    """
+
+    ranking: tuple[ScoredSetting, ...]
+
+    @property
+    def best(self) -> ScoredSetting:
+        """The suggested setting."""
+        return self.ranking[0]
+
+
+@dataclass
+class Fitter:
+    """Makes fitted students of one checkpoint for one stack; remembers what it has measured.
+
+    Attributes
+    ----------
+    volume : EMVolume
+        The whole stack: statistics are measured on sections spread over it.
+    checkpoint : Checkpoint
+    inference : InferenceConfig
+        Where the students run.
+    """
+
+    volume: EMVolume
+    checkpoint: Checkpoint
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    _measured: dict[tuple[Preprocessing, int], Statistics] = field(default_factory=dict, repr=False)
+
+    def predictor(
+        self, intensity: IntensityMapping, fit: FitConfig
+    ) -> tuple[AffinityPredictor, Preprocessing]:
+        """Make what predicts affinities under a setting.
+
+        Parameters
+        ----------
+        intensity : IntensityMapping
+            Resolved for the volume.
+        fit : FitConfig
+            The setting. Measuring for it takes seconds; another strength alone takes no time.
+
+        Returns
+        -------
+        predictor : AffinityPredictor
+        preprocessing : Preprocessing
+            To call it with: `predictor.predict(volume, preprocessing, sections)`.
+
+        Raises
+        ------
+        VolumeError
+            See `measure_statistics`.
+        """
+        from napari_cad.core.adaptation import blend_statistics, measure_statistics
+        from napari_cad.core.inference import AffinityPredictor, pick_device
+        from napari_cad.core.preprocessing import Preprocessing
+
+        preprocessing = Preprocessing.of(intensity, fit)
+        network = self.checkpoint.build()
+        if fit.adapt > 0:
+            key = (preprocessing, fit.sampled_sections)
+            if key not in self._measured:
+                device = pick_device(self.inference.device, self.inference.precision)
+                self._measured[key] = measure_statistics(
+                    network, self.volume, preprocessing, fit.sampled_sections, device=device.name
+                )
+            network = blend_statistics(network, self._measured[key], fit.adapt)
+        return AffinityPredictor(network, self.inference), preprocessing
+
+
+def suggest(
+    volume: EMVolume | VolumeSource,
+    checkpoints: Sequence[str],
+    *,
+    intensity: IntensityMapping | None = None,
+    grid: FitGrid | None = None,
+    inference: InferenceConfig | None = None,
+    n_crops: int = 2,
+    crop_size: int = 256,
+) -> Iterator[SettingScored | FitSuggested]:
+    """Try settings on a few small crops and rank them by how well each agrees with itself.
+
+    All arguments can be pickled, so that it can run in a child process.
+
+    Parameters
+    ----------
+    volume : EMVolume or VolumeSource
+        The stack, of at least two sections.
+    checkpoints : sequence of str
+        As `resolve_checkpoint` takes them; the grid is tried for each.
+    intensity : IntensityMapping, optional
+        By default each checkpoint's, as in a run.
+    grid : FitGrid, optional
+        What to try.
+    inference : InferenceConfig, optional
+        Where the network runs.
+    n_crops, crop_size : int
+        How many crops, and their side in voxels; see `sample_crops`.
+
+    Yields
+    ------
+    SettingScored
+        After each setting.
+    FitSuggested
+        At the end.
+
+    Raises
+    ------
+    ConfigError
+        If there is no checkpoint, or a value of the grid is not allowed.
+    NapariCadError
+        See `open_source`, `resolve_checkpoint` and `sample_crops`.
+    """
+    from napari_cad.core.readers import open_source
+    from napari_cad.core.registry import resolve_checkpoint
+
+    if not checkpoints:
+        raise ConfigError("a suggestion needs at least one checkpoint")
+    if isinstance(volume, VolumeSource):
+        volume = open_source(volume)
+    grid = grid or FitGrid()
+    fitters: list[tuple[Fitter, list[FitSetting]]] = []
+    for name in checkpoints:
+        checkpoint = resolve_checkpoint(name)
+        mapping = (intensity or default_intensity(volume, checkpoint.metadata)).resolve(volume)
+        fitter = Fitter(volume, checkpoint, inference or InferenceConfig())
+        fitters.append((fitter, grid.settings(volume, name, checkpoint.metadata, mapping)))
+    crops = sample_crops(volume, n_crops, crop_size)
+    total = sum(len(settings) for _, settings in fitters)
+    results: list[ScoredSetting] = []
+    for fitter, settings in fitters:
+        for setting in settings:
+            started = time.monotonic()
+            predictor, preprocessing = fitter.predictor(setting.intensity, setting.fit)
+            agreement = reversal_agreement(predictor, preprocessing, crops)
+            results.append(ScoredSetting(setting, agreement, time.monotonic() - started))
+            yield SettingScored(results[-1], len(results), total)
+    # a stable sort: of equals the one tried first, which changes the student less
+    yield FitSuggested(tuple(sorted(results, key=lambda result: -result.agreement)))
