@@ -126,6 +126,7 @@ class ErrorLayers:
                 "text": {
                     "string": "{number}",
                     "color": "white",
+                    "blending": "translucent_no_depth",
                     "size": 10,
                     "anchor": "upper_left",
                     "translation": [0, self._length / 5, self._length / 5],

@@ -116,7 +116,7 @@ class SegmentMeshes(QObject):
         self.runner = JobRunner(parent)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self.failed.emit)
+        self.runner.failed.connect(self._on_failed)
         self._watcher = LutWatcher(parent)
         self._watcher.changed.connect(self._again)
 
@@ -206,6 +206,9 @@ class SegmentMeshes(QObject):
         if self._layer is not None and self._placement is not None:
             self._put()
             self.shown.emit(len(self._meshes))
+
+    def _on_failed(self, error: JobError) -> None:
+        self.failed.emit(error)
 
     def _put(self) -> None:
         """Make the surface layer anew, where the old one was."""

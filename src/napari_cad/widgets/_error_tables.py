@@ -82,7 +82,7 @@ class ErrorTables(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.tabs)
-        self.errors.chosen.connect(self.error_chosen.emit)
+        self.errors.chosen.connect(self._on_error)
         self.neurites.chosen.connect(self._on_neurite)
         self.segments.chosen.connect(self._on_segment)
         self._report: ErrorReport | None = None
@@ -93,6 +93,9 @@ class ErrorTables(QWidget):
         self.errors.set_columns(_error_columns(report))
         self.neurites.set_columns(_object_columns(() if report is None else report.neurites))
         self.segments.set_columns(_object_columns(() if report is None else report.segments))
+
+    def _on_error(self, row: int) -> None:
+        self.error_chosen.emit(row)
 
     def _on_neurite(self, row: int) -> None:
         if self._report is not None:

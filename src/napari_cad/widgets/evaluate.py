@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
@@ -22,11 +18,9 @@ from qtpy.QtWidgets import (
 from napari_cad.core.error_report import LEAST_VOXELS
 from napari_cad.core.errors import JobError, NapariCadError, StoreError, VolumeError
 from napari_cad.core.evaluation_job import EVALUATE_LABELS, EVALUATE_RUN, Counted, Evaluated
-from napari_cad.core.segment_export import write_csv
 from napari_cad.viewer.error_layers import (
     ErrorLayers,
     aligned_truth,
-    error_features,
     go_to,
     segmentation_key,
     shown_lut,
@@ -35,33 +29,18 @@ from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.widgets._error_tables import ErrorTables
+from napari_cad.widgets._error_views import ErrorViews
+from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser
 from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Labels
 
-    from napari_cad.core.error_report import ErrorReport, SegmentationError
     from napari_cad.core.events import Event
-    from napari_cad.core.metrics import ContingencyTable
 
 _MOST_VOXELS = 10_000_000
-
-
-@dataclass
-class _Evaluation:
-    """What is known of one segmentation; it outlives its layers."""
-
-    layer: Labels
-    truth: Labels
-    layers: ErrorLayers
-    placement: Placement
-    lut: Any
-    table: ContingencyTable | None = None
-    report: ErrorReport | None = None
-    shown: list[int] = field(default_factory=list)
 
 
 class EvaluateWidget(QWidget):
@@ -76,8 +55,9 @@ class EvaluateWidget(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
-        self._running: _Evaluation | None = None
-        self._evaluations: dict[str, _Evaluation] = {}
+        self._running: Evaluation | None = None
+        self._evaluations: dict[str, Evaluation] = {}
+        self.views = ErrorViews(viewer, self)
         self._progress = RunProgress()
 
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
@@ -99,8 +79,14 @@ class EvaluateWidget(QWidget):
         self.arrows.setValue(50)
         self.kinds = {kind: QCheckBox(f"{kind}s") for kind in ("split", "merge")}
         self.save_button = QPushButton("Save…")
+        self.mesh_button = QPushButton("Show in 3D")
+        self.beside_button = QPushButton("Side by side")
+        self.beside_button.setCheckable(True)
         self._lay_out()
 
+        self.views.progress.connect(self.status.running)
+        self.views.shown.connect(self._on_meshes)
+        self.views.failed.connect(self._on_failed)
         self.runner = JobRunner(self)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
@@ -111,6 +97,8 @@ class EvaluateWidget(QWidget):
         self.evaluate_button.clicked.connect(self.evaluate)
         self.cancel_button.clicked.connect(self.cancel)
         self.save_button.clicked.connect(self._on_save)
+        self.mesh_button.clicked.connect(self.show_meshes)
+        self.beside_button.toggled.connect(self.show_side_by_side)
         self.segmentation.changed.connect(self._on_segmentation)
         self.tables.error_chosen.connect(self.go_to_error)
         self.tables.object_chosen.connect(self._on_object)
@@ -129,6 +117,14 @@ class EvaluateWidget(QWidget):
         self.follow.setToolTip(
             tooltip("Evaluate again when the threshold changes or an edit is made.")
         )
+        self.mesh_button.setToolTip(
+            tooltip(
+                "Surfaces of the segments of the errors that have arrows; the worst come first."
+            )
+        )
+        self.beside_button.setToolTip(
+            tooltip("All segmentations that have been evaluated, with their arrows.")
+        )
         self.arrows.setToolTip(tooltip("So many of the errors that cost most have an arrow."))
         form = QWidget()
         rows = form_layout(form)
@@ -145,7 +141,9 @@ class EvaluateWidget(QWidget):
         for box in self.kinds.values():
             shown.addWidget(box)
         shown.addStretch()
-        shown.addWidget(self.save_button)
+        views = QHBoxLayout()
+        for button in (self.mesh_button, self.beside_button, self.save_button):
+            views.addWidget(button)
         layout = QVBoxLayout(self)
         layout.addWidget(form)
         layout.addLayout(buttons)
@@ -153,6 +151,7 @@ class EvaluateWidget(QWidget):
         layout.addWidget(self.scores)
         layout.addWidget(self.tables, 1)
         layout.addLayout(shown)
+        layout.addLayout(views)
 
     # ------------------------------------------------------------------ form → job
 
@@ -178,7 +177,7 @@ class EvaluateWidget(QWidget):
         """Stop; what was shown before stays."""
         self.runner.cancel()
 
-    def _read_form(self) -> tuple[_Evaluation, str, dict[str, Any]]:
+    def _read_form(self) -> tuple[Evaluation, str, dict[str, Any]]:
         layer, truth = self.segmentation.layer, self.truth.layer
         if layer is None or truth is None or layer is truth:
             raise VolumeError(
@@ -188,7 +187,7 @@ class EvaluateWidget(QWidget):
         placement = Placement.of_layer(layer)
         shape = layer.data.shape
         layers = ErrorLayers(self._viewer, key, placement, shape, layer.name)
-        evaluation = _Evaluation(layer, truth, layers, placement, lut)
+        evaluation = Evaluation(layer, truth, layers, placement, lut)
         arguments: dict[str, Any] = {
             "truth": sendable(aligned_truth(layer, truth)),
             "least_voxels": self.least_voxels.value(),
@@ -233,7 +232,7 @@ class EvaluateWidget(QWidget):
         self.status.ended("Stopped.")
 
     @property
-    def shown(self) -> _Evaluation | None:
+    def shown(self) -> Evaluation | None:
         """The evaluation of the segmentation that is chosen, if there is one."""
         layer = self.segmentation.layer
         found = None if layer is None else self._evaluations.get(segmentation_key(layer))
@@ -243,8 +242,9 @@ class EvaluateWidget(QWidget):
         evaluation = self.shown
         report = None if evaluation is None else evaluation.report
         self.tables.show_report(report)
-        self.save_button.setEnabled(report is not None)
-        self.scores.setText("" if report is None else _scores_text(report))
+        for button in (self.save_button, self.mesh_button, self.beside_button):
+            button.setEnabled(report is not None)
+        self.scores.setText("" if report is None else scores_text(report))
         if evaluation is not None:
             self._show_arrows()
 
@@ -263,6 +263,33 @@ class EvaluateWidget(QWidget):
         places = evaluation.layers.places
         if places is not None:
             places.selected_data.events.items_changed.connect(self._on_place)
+
+    # ------------------------------------------------------------------ in 3D, and side by side
+
+    def show_meshes(self) -> None:
+        """Show the segments of the worst errors as surfaces, in 3D."""
+        evaluations = self._present() if self.views.beside else [self.shown]
+        try:
+            self.views.show_meshes([e for e in evaluations if e is not None])
+        except NapariCadError as error:
+            self.status.failed(str(error))
+
+    def show_side_by_side(self, wanted: bool) -> None:
+        """Show all segmentations that have been evaluated in cells of their own, or end that."""
+        done = self.views.show_side_by_side(self._present() if wanted else [])
+        self.beside_button.setChecked(done)
+        if wanted and not done:
+            self.status.failed("Evaluate two segmentations first, one after the other.")
+
+    def _present(self) -> list[Evaluation]:
+        """All evaluations of layers that are still there."""
+        there = self._viewer.layers
+        return [
+            evaluation for evaluation in self._evaluations.values() if evaluation.layer in there
+        ]
+
+    def _on_meshes(self, n: int) -> None:
+        self.status.ended(f"{n} segments in 3D")
 
     # ------------------------------------------------------------------ going there
 
@@ -284,7 +311,7 @@ class EvaluateWidget(QWidget):
         if evaluation is None or evaluation.report is None:
             return
         for row, error in enumerate(evaluation.report.errors):
-            if _belongs(error, kind, identity):
+            if belongs(error, kind, identity):
                 self.tables.errors.choose(row)
                 self.go_to_error(row)
                 return
@@ -336,33 +363,9 @@ class EvaluateWidget(QWidget):
         evaluation = self.shown
         if evaluation is None or evaluation.report is None:
             return
-        report = evaluation.report
         try:
-            if path.lower().endswith(".json"):
-                Path(path).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
-            else:
-                columns = error_features(report.errors, range(1, len(report.errors) + 1))
-                places = np.array([error.position for error in report.errors]).reshape(-1, 3)
-                write_csv(path, columns | dict(zip("zyx", places.T, strict=True)))
+            write_report(path, evaluation.report)
         except (OSError, StoreError) as error:
             self.status.failed(str(error))
             return
         self.status.ended(f"Saved {path}")
-
-
-def _belongs(error: SegmentationError, kind: str, identity: int) -> bool:
-    if kind == "neurite":
-        return error.kind == "split" and identity in error.truth
-    return error.kind == "merge" and identity in error.segments
-
-
-def _scores_text(report: ErrorReport) -> str:
-    scores = report.scores
-    located = {kind: report.located(kind) for kind in ("split", "merge")}
-    rest = scores.voi - sum(located.values())
-    return (
-        f"<b>VOI {scores.voi:.3f}</b> = split {scores.voi_split:.3f} + merge "
-        f"{scores.voi_merge:.3f} bits &nbsp; <b>ARAND {scores.arand:.3f}</b><br>"
-        f"{len(report.errors)} errors cost {located['split']:.3f} (splits) and "
-        f"{located['merge']:.3f} (merges), {rest:.3f} lies along boundaries and in smaller ones."
-    )
