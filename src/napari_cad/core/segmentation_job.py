@@ -19,6 +19,7 @@ from napari_cad.core.config import (
     SegmentationConfig,
 )
 from napari_cad.core.events import Warned
+from napari_cad.core.torch_memory import use_huge_pages
 from napari_cad.core.volume import VolumeSource
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def segmentation_job(
     NapariCadError
         See `segment_volume`, `open_source` and `resolve_checkpoint`.
     """
+    use_huge_pages()
     from napari_cad.core.pipeline import segment_volume
     from napari_cad.core.readers import open_source
     from napari_cad.core.registry import resolve_checkpoint
