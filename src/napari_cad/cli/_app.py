@@ -12,6 +12,7 @@ from napari_cad.cli._evaluate import evaluate
 from napari_cad.cli._export import export
 from napari_cad.cli._fit import fit
 from napari_cad.cli._info import download, info
+from napari_cad.cli._measure import measure, meshes
 from napari_cad.cli._segment import segment
 from napari_cad.cli._view import view
 
@@ -40,5 +41,5 @@ def _main(
     """Take the options that stand before a command."""
 
 
-for _command in (segment, fit, evaluate, info, export, view, demo, download):
+for _command in (segment, fit, evaluate, info, export, measure, meshes, view, demo, download):
     app.command()(_command)

@@ -67,7 +67,10 @@ class StoreEvaluation:
 
 
 def evaluate_store(
-    store: SegmentationStore, truth: EMVolume, sections: SectionRange | None = None
+    store: SegmentationStore,
+    truth: EMVolume,
+    sections: SectionRange | None = None,
+    table: ContingencyTable | None = None,
 ) -> StoreEvaluation:
     """Score a store at every threshold from one pass over its fragments.
 
@@ -80,6 +83,8 @@ def evaluate_store(
         volume that the store's was cropped from.
     sections : (start, stop), optional
         Half-open, counted in the uncropped volume.
+    table : ContingencyTable, optional
+        What `store_contingency` has counted, where that has been done.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def evaluate_store(
     ShapeError
         If truth and store are not of one volume.
     """
-    table = store_contingency(store, truth, sections)
+    table = store_contingency(store, truth, sections) if table is None else table
     tree = store.merge_tree()
     curve = threshold_curve(table, tree.lut, (*CURVE_THRESHOLDS, store.threshold))
     return StoreEvaluation(
