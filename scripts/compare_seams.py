@@ -34,7 +34,7 @@ from napari_cad.training.losses import teacher_loss
 from napari_cad.training.targets import affinity_targets, widen_borders
 
 WIDTHS = (8, 12, 16)
-PATCH = (8, 64, 64)
+PATCH = (6, 48, 48)
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--region", type=int, default=256)
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--teacher", type=Path)
-    parser.add_argument("--steps", type=int, default=300, help="of the small teacher's training")
+    parser.add_argument("--steps", type=int, default=250, help="of the small teacher's training")
     parser.add_argument("--save", type=Path, help="where the small teacher is kept")
     parser.add_argument("--window", type=int, nargs=3, default=(8, 64, 32), metavar="N",
                         help="depth, height and width, stride of the windows")  # fmt: skip

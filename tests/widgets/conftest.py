@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+
+from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.core.store import SegmentationStore
+from napari_cad.core.volume import EMVolume
+from napari_cad.viewer.reader import read_store
 
 VIEWER_TESTS = Path(__file__).parents[1] / "viewer"
 SHAPE = (6, 32, 40)
+VOXEL = (30.0, 6.0, 7.0)
+ORIGIN = (60.0, 12.0, 14.0)
 
 
 @pytest.fixture
@@ -40,3 +49,45 @@ def docked(make_napari_viewer_proxy, cache):
         return viewer, widget
 
     return _dock
+
+
+@pytest.fixture
+def run(tmp_path, raw, pretended):
+    """A run of four columns, one per quadrant of the sections, in voxels of (30, 6, 7) nm."""
+    sys.modules.pop("example_runs", None)
+    import example_runs
+
+    volume = EMVolume.from_array(raw, voxel_size=VOXEL, origin=ORIGIN, name="stack")
+    path = tmp_path / "run.zarr"
+    list(example_runs.segment(volume, "good.safetensors", str(path), SegmentationOptions()))
+    return SegmentationStore.open(path)
+
+
+@pytest.fixture
+def show_run(run):
+    """Show the run in a viewer."""
+
+    def _show(viewer):
+        for data, settings, kind in read_store(run.path):
+            getattr(viewer, f"add_{kind}")(data, **settings)
+        return viewer.layers["stack segments"]
+
+    return _show
+
+
+def jobs_alive():
+    """The job processes of this process that still live."""
+    alive = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "_job_child" in " ".join(child.cmdline()):
+                alive.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return alive
+
+
+@pytest.fixture
+def no_jobs_left(qtbot):
+    """Wait until no job process lives any more."""
+    return lambda: qtbot.waitUntil(lambda: not jobs_alive(), timeout=5000)

@@ -238,9 +238,13 @@ def test_a_click_shows_the_similarity_in_both_sections_of_the_pair(pretended, qt
     np.testing.assert_allclose(layer.scale, NM["scale"])
     assert "(7, 11) of section 2" in widget.line.text()
     assert f"section {beside}" in widget.line.text()
+    mark = find_layer(viewer, "picked", LIVE)
+    assert mark.data.tolist() == [[2, 7, 11]]
+    assert viewer.layers.selection.active == viewer.layers["stack"]
     click(widget, world(2, 0, 0))
     qtbot.waitUntil(lambda: layer.data[2][0, 0] == 1, timeout=PATIENCE)
     assert layer.data[2][7, 11] < 1
+    assert mark.data.tolist() == [[2, 0, 0]]
 
 
 def test_drags_and_clicks_beside_the_image_pick_nothing(pretended, qtbot):

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 
 import numpy as np
-import psutil
 import pytest
 from qtpy.QtCore import QElapsedTimer, Qt, QTimer
 
-from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.core.store import SegmentationStore
-from napari_cad.core.volume import EMVolume
 from napari_cad.viewer.error_layers import aligned_truth, camera_of, go_to
 from napari_cad.viewer.layers import LutLabels, Placement, find_layer, tag
-from napari_cad.viewer.reader import read_store
 
 PATIENCE = 60_000
 SHAPE = (6, 32, 40)
 VOXEL = (30.0, 6.0, 7.0)
 ORIGIN = (60.0, 12.0, 14.0)
-
-
-@pytest.fixture
-def run(tmp_path, raw, pretended):
-    """A run of four columns, one per quadrant of the sections."""
-    sys.modules.pop("example_runs", None)
-    import example_runs
-
-    volume = EMVolume.from_array(raw, voxel_size=VOXEL, origin=ORIGIN, name="stack")
-    path = tmp_path / "run.zarr"
-    list(example_runs.segment(volume, "good.safetensors", str(path), SegmentationOptions()))
-    return SegmentationStore.open(path)
 
 
 @pytest.fixture
@@ -54,11 +36,10 @@ def docked_evaluate(make_napari_viewer_proxy, cache):
 
 
 @pytest.fixture
-def ready(docked_evaluate, run, truth):
+def ready(docked_evaluate, show_run, truth):
     """A run and its truth in a viewer, with the widget docked."""
     viewer, widget = docked_evaluate
-    for data, settings, kind in read_store(run.path):
-        getattr(viewer, f"add_{kind}")(data, **settings)
+    show_run(viewer)
     viewer.add_labels(
         truth,
         name="truth",
@@ -74,14 +55,6 @@ def evaluate(widget, qtbot):
     assert widget.runner.running, widget.status.line.text()
     qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
     assert not widget.status.details.toPlainText(), widget.status.details.toPlainText()
-
-
-def jobs_alive():
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and "_job_child" in " ".join(child.cmdline())
-    ]
 
 
 def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
@@ -244,29 +217,29 @@ def test_what_cannot_be_compared_is_said(docked_evaluate, truth, qtbot):
     assert widget.evaluate_button.isEnabled()
 
 
-def test_cancel_in_the_middle_and_removed_layers(ready, qtbot):
+def test_cancel_in_the_middle_and_removed_layers(ready, qtbot, no_jobs_left):
     viewer, widget = ready
     widget.evaluate_button.click()
     assert widget.cancel_button.isEnabled()
     widget.cancel_button.click()
     assert widget.status.line.text() == "Stopped."
     assert widget.evaluate_button.isEnabled()
-    qtbot.waitUntil(lambda: not jobs_alive(), timeout=2000)
+    no_jobs_left()
     widget.evaluate_button.click()
     viewer.layers.clear()
     qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
     assert widget.shown is None
 
 
-def test_closing_the_viewer_ends_the_job(make_napari_viewer, cache, truth, qtbot):
+def test_closing_the_viewer_ends_the_job(make_napari_viewer, cache, truth, no_jobs_left):
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-cad", "Evaluate")
     viewer.add_labels(truth, name="a")
     viewer.add_labels(truth, name="b", metadata=tag("truth"))
     widget.evaluate()
-    assert jobs_alive()
+    assert widget.runner.running
     viewer.close()
-    qtbot.waitUntil(lambda: not jobs_alive(), timeout=2000)
+    no_jobs_left()
 
 
 def test_napari_stays_responsive(ready, qtbot):
@@ -333,3 +306,43 @@ def test_lazy_labels_without_a_run(docked_evaluate, truth, qtbot):
     widget.segmentation.choose(viewer.layers["lazy"])
     evaluate(widget, qtbot)
     assert {error.segments for error in widget.shown.report.errors} == {(6, 6)}
+
+
+def test_two_segmentations_side_by_side_in_3d(ready, qtbot, run):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    widget.beside_button.click()
+    assert "two segmentations" in widget.status.line.text()
+    assert not widget.beside_button.isChecked()
+    joined = np.array([0, *([1] * run.n_fragments)], np.uint32)
+    segments = viewer.layers["stack segments"]
+    other = viewer.add_labels(
+        LutLabels(run.fragments, joined),
+        name="other",
+        **Placement.of_layer(segments).for_axes(3),
+    )
+    widget.segmentation.choose(other)
+    evaluate(widget, qtbot)
+    before = {layer: layer.visible for layer in viewer.layers}
+    widget.beside_button.click()
+    grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+    assert grid.enabled
+    cells = [list(viewer.layers)[i : i + grid.stride] for i in (0, grid.stride)]
+    assert [segments in cells[0], other in cells[1]] == [True, True]
+    assert all(find_layer(viewer, "error_arrows", str(run.path)) in cell for cell in cells[:1])
+    assert find_layer(viewer, "error_arrows", "other") in cells[1]
+    assert not viewer.layers["truth"].visible
+    widget.mesh_button.click()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=PATIENCE)
+    qtbot.waitUntil(
+        lambda: all(find_layer(viewer, "meshes", key) for key in (str(run.path), "other")),
+        timeout=PATIENCE,
+    )
+    cells = [list(viewer.layers)[i : i + grid.stride] for i in (0, grid.stride)]
+    assert find_layer(viewer, "meshes", str(run.path)) in cells[0]
+    assert find_layer(viewer, "meshes", "other") in cells[1]
+    widget.beside_button.click()
+    assert not grid.enabled
+    assert {layer: layer.visible for layer in before} == before
+    assert "·" not in " ".join(layer.name for layer in viewer.layers)
+    assert not any("beside" in layer.name for layer in viewer.layers)

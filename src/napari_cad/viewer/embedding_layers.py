@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.utils.colormaps import Colormap
 
-from napari_cad.viewer.layers import Placement, Role, add_or_update, find_layer, shown_section
+from napari_cad.viewer.layers import (
+    Placement,
+    Role,
+    add_or_update,
+    find_layer,
+    shown_section,
+    tag,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,7 +79,8 @@ class SectionCache:
         self._sections: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
         self._most = max(1, _MOST_BYTES // max(1, self.size // self.shape[0] * self.dtype.itemsize))
         self._stored = stored
-        self._in_store = set() if stored is None else set(np.flatnonzero(stored.sections_done()))
+        done = [] if stored is None else np.flatnonzero(stored.sections_done()).tolist()
+        self._in_store: set[int] = set(done)
 
     def __contains__(self, z: int) -> bool:
         return z in self._sections or z in self._in_store
@@ -107,7 +115,8 @@ class SectionCache:
             items[i : i + 1] = [slice(None)] * (self.ndim - len(items) + 1)
         first, *rest = items
         if not isinstance(first, slice):
-            return self.section(range(self.shape[0])[int(first)])[tuple(rest)]
+            section: npt.NDArray[Any] = self.section(range(self.shape[0])[int(first)])[tuple(rest)]
+            return section
         # each is cut before they are put together: a cross-section of a stack is small
         parts = [self.section(z)[tuple(rest)] for z in range(*first.indices(self.shape[0]))]
         return np.stack(parts) if parts else np.zeros((0, *self.shape[1:]), self.dtype)
@@ -193,6 +202,26 @@ class EmbeddingLayers:
             blending="translucent",
         )
         layer.refresh()
+        self._mark((event.picked.z, event.picked.y, event.picked.x))
+
+    def _mark(self, voxel: tuple[int, int, int]) -> None:
+        """Put a cross at the voxel that was picked."""
+        layer = find_layer(self._viewer, "picked", self._key)
+        if layer is not None:
+            layer.data = [voxel]
+            return
+        active = self._viewer.layers.selection.active
+        self._viewer.add_points(
+            [voxel],
+            name=f"{self._name} picked pixel",
+            metadata=tag("picked", self._key),
+            symbol="cross",
+            size=max(6, min(self._shape[1:]) / 25),
+            face_color="white",
+            border_color="black",
+            **self._placement.for_axes(3),
+        )
+        self._viewer.layers.selection.active = active
 
     def _layer(self, role: Role, data: SectionCache, name: str, **settings: Any) -> Layer:
         """Find the layer of a role, showing `data`, or make it."""

@@ -35,6 +35,7 @@ Role = Literal[
     "embedding_rgb",  # of embeddings as the later section of a pair
     "embedding_prev_rgb",  # as the earlier one
     "similarity",
+    "picked",  # the voxel that they are similar to
     "student_rgb",  # of the student and of a 3D network, to be compared
     "teacher_rgb",
     "teacher_unblended_rgb",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QColor, QPainter, QPen
+from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ class SeamPlot(QWidget):
         # the student above: its line is the flatter one
         for profile, colour in zip(reversed(profiles), (TEACHER, STUDENT), strict=True):
             painter.setPen(QPen(QColor(colour), 1.3))
-            painter.drawPolyline(
-                [
-                    QPointF(frame.left() + i * width, frame.bottom() - v / top * frame.height())
-                    for i, v in enumerate(profile.tolist())
-                    if v == v  # the first has no predecessor
-                ]
-            )
+            points = [
+                QPointF(frame.left() + i * width, frame.bottom() - v / top * frame.height())
+                for i, v in enumerate(profile.tolist())
+                if v == v  # the first has no predecessor
+            ]
+            painter.drawPolyline(QPolygonF(points))
         painter.setPen(text)
         low, high = Qt.AlignmentFlag.AlignBottom, Qt.AlignmentFlag.AlignTop
         painter.drawText(self.rect(), Qt.AlignmentFlag.AlignLeft | low, "0")

@@ -268,7 +268,8 @@ class EmbeddingWidget(Column):
         elif isinstance(event, SectionMap) and layers is not None:
             if (event.which, event.normalised) == self._kind():
                 layers.show_map(event)
-                self._show_line(self._last_z)
+                if event.z == self._last_z:
+                    self._show_line(event.z)
         elif isinstance(event, Similarities) and layers is not None:
             layers.show_similarities(event)
             self._show_picked(event)
