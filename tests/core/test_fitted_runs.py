@@ -11,6 +11,7 @@ from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.config import FitConfig, InferenceConfig, SegmentationConfig
 from napari_cad.core.errors import ConfigError, StoreMismatchError
+from napari_cad.core.events import OutOfDomain
 from napari_cad.core.inference import AffinityPredictor
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.pipeline import segment_volume
@@ -133,3 +134,24 @@ def test_the_voxel_size_warning_heeds_the_rescaling(volume, checkpoint, tmp_path
         about_size = [message for message in messages if "voxels of this volume" in message]
         assert len(about_size) == n_warnings
         assert all("0.25 would make them alike" in message for message in about_size)
+
+
+@pytest.mark.parametrize(("agreement", "n_warnings"), [(0.6, 1), (0.95, 0)])
+def test_a_student_that_does_not_fit_is_warned_of_once(
+    volume, checkpoint, tmp_path, monkeypatch, agreement, n_warnings
+):
+    monkeypatch.setattr("napari_cad.core.pipeline._AGREEMENT_FROM_VOXELS", 1)
+    monkeypatch.setattr("napari_cad.core.agreement.reversal_agreement", lambda *_: agreement)
+    events = list(segment_volume(volume, checkpoint, config(FitConfig()), tmp_path / "run.zarr"))
+    about_fit = [e for e in events if isinstance(e, OutOfDomain) and "Upside down" in e.message]
+    assert len(about_fit) == n_warnings
+    assert all("0.60" in event.message for event in about_fit)
+    again = segment_volume(volume, checkpoint, config(FitConfig()), tmp_path / "run.zarr")
+    assert not [event for event in again if isinstance(event, OutOfDomain)]
+
+
+def test_a_volume_of_empty_sections_is_not_judged(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_cad.core.pipeline._AGREEMENT_FROM_VOXELS", 1)
+    empty = EMVolume.from_array(np.zeros((4, 32, 32), np.uint8))
+    events = list(segment_volume(empty, checkpoint, config(FitConfig()), tmp_path / "run.zarr"))
+    assert not [e for e in events if isinstance(e, OutOfDomain) and "Upside down" in e.message]

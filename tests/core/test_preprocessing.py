@@ -85,16 +85,17 @@ def test_affinities_are_resized_as_the_slow_way_does(size):
     np.testing.assert_allclose(made, reference_resized(affinities, size), atol=1e-6)
 
 
-def test_a_thin_boundary_survives_both_ways():
-    """One low face at row 8 of 16: at row 16 of 32 and at row 4 of 8, and nowhere far from it."""
+@pytest.mark.parametrize(("row", "above"), [(8, 4), (7, 4), (9, 5)])
+def test_a_thin_boundary_survives_both_ways(row, above):
+    """One low face: at twice its row in twice the size; at half its row or next to it in half."""
     affinities = np.ones((3, 16, 16), np.float32)
-    affinities[1, 8] = 0
+    affinities[1, row] = 0
     larger = resize_affinities(affinities, (32, 32))
-    assert np.flatnonzero(larger[1, :, 0] < 0.5 - 1e-6).tolist() == [16]
+    assert np.flatnonzero(larger[1, :, 0] < 0.5 - 1e-6).tolist() == [2 * row]
     assert larger[1, :, 0].min() == 0
     smaller = resize_affinities(affinities, (8, 8))
-    assert np.flatnonzero(smaller[1, :, 0] < 0.5).tolist() == [4]
-    assert smaller[1, 4, 0] == 0
+    assert np.flatnonzero(smaller[1, :, 0] < 0.5).tolist() == [above]
+    assert smaller[1, above, 0] == 0
     assert larger[[0, 2]].min() == smaller[[0, 2]].min() == 1
 
 

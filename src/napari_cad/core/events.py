@@ -37,6 +37,11 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class OutOfDomain(Warned):
+    """The checkpoint does not seem to fit the volume; fitting it (`core.fit`) may help."""
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """The run is complete."""
 
