@@ -18,7 +18,7 @@ from napari_cad.core.volume import EMVolume
 from napari_cad.viewer.layers import find_layer, role_of, tag
 
 HERE = Path(__file__).parent
-PATIENCE = 60_000
+PATIENCE = 180_000  # a busy machine
 SHAPE = (6, 32, 40)
 NM = {"scale": (30, 6, 7), "translate": (60, 12, 14), "units": ("nm",) * 3}
 LIVE = "live stack"

@@ -10,11 +10,11 @@ from napari_cad.core.checkpoint import save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.teacher import TeacherMetadata, TeacherNetwork, save_teacher
-from napari_cad.viewer.embedding_layers import grid_of
+from napari_cad.viewer.embedding_layers import camera_of, grid_of
 from napari_cad.viewer.layers import find_layer
 
 HERE = Path(__file__).parent
-PATIENCE = 60_000
+PATIENCE = 180_000  # a busy machine
 NM = {"scale": (30, 6, 7), "translate": (60, 12, 14), "units": ("nm",) * 3}
 KEY = "compared stack"
 
@@ -73,6 +73,7 @@ def test_the_whole_way_once_with_real_networks(docked, qtbot):
     grid = grid_of(viewer)
     assert grid.enabled
     assert not image.visible
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], (12 + 6 * 15.5, 14 + 7 * 19.5))
     places = [grid.position(viewer.layers.index(layer), viewer.layers) for layer in maps]
     assert places == [(0, 0), (0, 1), (0, 2)]
     maps[0].opacity = 0.5

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Points
 from napari.utils.colormaps import Colormap
 
 from napari_cad.viewer.layers import (
@@ -52,6 +53,11 @@ SIMILARITY_COLOURS = Colormap(
     name="similarity",
     controls=[0.0, 0.4, 0.75, 1.0],
 )
+
+
+def prepare() -> None:
+    """Do now, once, what napari does at its first points layer: it imports pandas."""
+    Points(np.zeros((1, 3)))
 
 
 class SectionCache:
@@ -319,6 +325,19 @@ class ComparedLayers:
                     layer.visible = True
             self._hidden.clear()
         grid.enabled = on
+        if on and layers:
+            self._look_at(layers[0])
+
+    def _look_at(self, layer: Layer) -> None:
+        """Fill the view with one of the maps, which all lie at the same place."""
+        viewer = self._viewer
+        viewer.reset_view()  # to everything, hidden or not
+        camera = camera_of(viewer)
+        shown = list(viewer.dims.displayed[-2:])
+        low, high = layer.extent.world[:, -2:]
+        whole = np.ptp(viewer.layers.extent.world[:, shown], axis=0)
+        camera.zoom *= float(np.min(whole / (high - low)))
+        camera.center = (*camera.center[:-2], *((low + high) / 2))
 
 
 def grid_of(viewer: ViewerModel) -> Any:

@@ -24,7 +24,7 @@ from napari_cad.core.errors import JobError, NapariCadError
 from napari_cad.core.events import Event, StageStarted
 from napari_cad.core.jobs import Requests
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.embedding_layers import EmbeddingLayers
+from napari_cad.viewer.embedding_layers import EmbeddingLayers, prepare
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.state import state_of
@@ -99,6 +99,7 @@ class EmbeddingWidget(Column):
         self.destroyed.connect(_Removal(viewer.mouse_drag_callbacks, self._clicks))
         self._offer_runs()
         self._show_state()
+        prepare()
 
     def _make_form(self) -> None:
         self.image = ImageChooser(self._viewer)
