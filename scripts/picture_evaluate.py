@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WINDOW = (1400, 800)
-THRESHOLDS = (0.5, 0.9)
+THRESHOLD = 0.65  # of the second segmentation
+ARROWS = 12
 ANGLES = (-25.0, 30.0, 60.0)
 TIMEOUT = 900.0
 
@@ -109,11 +110,12 @@ def evaluate_pictures(run: Path, folder: Path) -> list[Path]:
     from napari_cad.viewer.layers import LutLabels, Placement
 
     viewer, widget = opened(run, "Evaluate")
+    widget.arrows.setValue(ARROWS)
     store = SegmentationStore.open(run)
     layer = widget.segmentation.layer
     other = viewer.add_labels(
-        LutLabels(store.fragments, store.lut(THRESHOLDS[1])),
-        name=f"threshold {THRESHOLDS[1]}",
+        LutLabels(store.fragments, store.lut(THRESHOLD)),
+        name=f"threshold {THRESHOLD}",
         opacity=0.5,
         visible=False,
         **Placement.of_layer(layer).for_axes(3),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from qtpy.QtCore import QElapsedTimer, Qt, QTimer
 
-from napari_cad.viewer.error_layers import aligned_truth, camera_of, go_to
+from napari_cad.viewer.embedding_layers import camera_of
+from napari_cad.viewer.error_layers import aligned_truth, go_to
 from napari_cad.viewer.layers import LutLabels, Placement, find_layer, tag
 
 PATIENCE = 60_000
@@ -124,8 +126,16 @@ def test_a_click_on_a_neurite_or_a_segment_goes_to_its_worst_error(ready, qtbot)
 def test_a_click_on_an_arrow_marks_its_row(ready, qtbot):
     _viewer, widget = ready
     evaluate(widget, qtbot)
-    widget.shown.layers.places.selected_data = {1}
-    assert widget.tables.errors.selected() == [1]
+    places = widget.shown.layers.places
+    widget.go_to_error(1)
+    for where, rows in ((places.data[1], [1]), (places.data[1] + [0, 0, 3], [1])):
+        event = SimpleNamespace(
+            position=places.data_to_world(where), view_direction=None, dims_displayed=[1, 2]
+        )
+        for callback in places.mouse_drag_callbacks:
+            callback(places, event)
+        assert widget.tables.errors.selected() == rows
+    assert len(places.mouse_drag_callbacks) == 1
 
 
 def test_tables_are_sorted_by_a_click_and_still_go_there(ready, qtbot):

@@ -9,9 +9,11 @@ import numpy as np
 from napari.layers import Points
 
 from napari_cad.core.errors import ShapeError
+from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.layers import (
     LutLabels,
     Placement,
+    Role,
     find_layer,
     role_of,
     run_of,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-    from napari.components import Camera, ViewerModel
+    from napari.components import ViewerModel
     from napari.layers import Labels, Layer, Vectors
 
     from napari_cad.core.error_report import SegmentationError
@@ -99,31 +101,20 @@ class ErrorLayers:
         reach[:, 1:] = _DIRECTION * self._length
         tails = tips - 1.25 * reach
         colours = [COLOURS[error.kind] for error in errors]
-        active = self._viewer.layers.selection.active
-        self._put(
-            "error_arrows",
-            "errors",
-            np.stack([tails, reach], axis=1),
-            features,
-            colours,
-            {
-                "vector_style": "arrow",
-                "edge_width": self._length / 7,
-                "blending": "translucent_no_depth",
-            },
-        )
-        self._put(
-            "error_places",
-            "error numbers",
-            tips,
-            features,
-            colours,
-            {
-                "size": self._length / 3,
-                "face_color": "transparent",
-                "border_width": 0.12,
-                "blending": "translucent_no_depth",
-                "text": {
+        arrows, places = self.arrows, self.places
+        if arrows is None:
+            arrows = self._add(
+                "error_arrows",
+                vector_style="arrow",
+                edge_width=self._length / 7,
+            )
+        if places is None:
+            places = self._add(
+                "error_places",
+                size=self._length / 3,
+                face_color="transparent",
+                border_width=0.12,
+                text={
                     "string": "{number}",
                     "color": "white",
                     "blending": "translucent_no_depth",
@@ -131,9 +122,16 @@ class ErrorLayers:
                     "anchor": "upper_left",
                     "translation": [0, self._length / 5, self._length / 5],
                 },
-            },
-        )
-        self._viewer.layers.selection.active = active
+            )
+        arrows.data = np.stack([tails, reach], axis=1)
+        arrows.features = features
+        places.data = tips
+        places.features = features
+        if errors:
+            arrows.edge_color = colours
+            places.border_color = colours
+        for layer in (arrows, places):
+            layer.editable = False  # new data have set it
 
     def remove(self) -> None:
         """Take both layers away."""
@@ -141,36 +139,24 @@ class ErrorLayers:
             if layer is not None:
                 self._viewer.layers.remove(layer)
 
-    def _put(
-        self,
-        role: Any,
-        what: str,
-        data: npt.NDArray[np.float64],
-        features: dict[str, Any],
-        colours: list[str],
-        settings: dict[str, Any],
-    ) -> None:
-        """Make a layer anew where the old one was: colours and features change with the number."""
-        old = find_layer(self._viewer, role, self._key)
-        add = self._viewer.add_vectors if role == "error_arrows" else self._viewer.add_points
-        colour = "edge_color" if role == "error_arrows" else "border_color"
+    def _add(self, role: Role, **settings: Any) -> Any:
+        """Add a layer of no errors; `show` fills it, which is faster than to make another one."""
+        viewer, active = self._viewer, self._viewer.layers.selection.active
+        add, what = {
+            "error_arrows": (viewer.add_vectors, "errors"),
+            "error_places": (viewer.add_points, "error numbers"),
+        }[role]
         layer = add(
-            data,
             ndim=3,
-            name=f"{self._name} {what}" if old is None else old.name,
+            name=f"{self._name} {what}",
             metadata=tag(role, self._key),
-            features=features,
-            **({colour: colours} if colours else {}),
+            features=error_features((), ()),
+            blending="translucent_no_depth",
             **self._placement.for_axes(3),
             **settings,
         )
-        if role == "error_places":
-            layer.editable = False
-        if old is not None:
-            layer.visible = old.visible
-            layers = self._viewer.layers
-            layers.move(len(layers) - 1, layers.index(old))
-            layers.remove(old)
+        viewer.layers.selection.active = active
+        return layer
 
 
 def in_cubes(placement: Placement) -> tuple[Placement, npt.NDArray[np.float64]]:
@@ -228,12 +214,6 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
     camera = camera_of(viewer)
     camera.center = (0.0, *shown)[-3:]
     camera.zoom = max(camera.zoom, _CLOSE / scale)
-
-
-def camera_of(viewer: ViewerModel) -> Camera:
-    """Give the camera, which has moved in napari 0.9."""
-    scene = getattr(viewer, "scene", None)
-    return viewer.camera if scene is None else scene.camera
 
 
 def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:

@@ -211,31 +211,33 @@ class SegmentMeshes(QObject):
         self.failed.emit(error)
 
     def _put(self) -> None:
-        """Make the surface layer anew, where the old one was."""
-        layer, old = self._layer, self.surface
+        """Show the meshes, in the layer that is there or a new one."""
+        layer, surface = self._layer, self.surface
         if layer is None or self._placement is None:
             return
         if not self._meshes:
-            if old is not None:
-                self._viewer.layers.remove(old)
+            if surface is not None:
+                self._viewer.layers.remove(surface)
             return
-        active = self._viewer.layers.selection.active
         vertices, faces, colours = joined(self._meshes, colours_of(layer, list(self._meshes)))
         placement, to_cubes = in_cubes(self._placement)
-        made = self._viewer.add_surface(
+        about = tag("meshes", segmentation_key(layer), segments=list(self._meshes))
+        if surface is not None:
+            surface.vertex_colors = None  # as many as there were vertices
+            surface.data = (vertices * to_cubes, faces)
+            surface.vertex_colors = colours
+            surface.metadata = about
+            return
+        active = self._viewer.layers.selection.active
+        self._viewer.add_surface(
             (vertices * to_cubes, faces),
             vertex_colors=colours,
-            name=f"{layer.name} meshes" if old is None else old.name,
-            metadata=tag("meshes", segmentation_key(layer), segments=list(self._meshes)),
+            name=f"{layer.name} meshes",
+            metadata=about,
             shading="smooth",
             **placement.for_axes(3),
         )
-        layers = self._viewer.layers
-        if old is not None:
-            made.visible = old.visible
-            layers.move(len(layers) - 1, layers.index(old))
-            layers.remove(old)
-        layers.selection.active = active if active in layers else None
+        self._viewer.layers.selection.active = active
 
     def _watch(self, layer: Labels | None) -> None:
         self._layer = layer

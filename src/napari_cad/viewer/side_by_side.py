@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image
 
+from napari_cad.viewer.embedding_layers import grid_of
 from napari_cad.viewer.layers import METADATA_KEY, Placement
 
 if TYPE_CHECKING:
@@ -115,9 +116,3 @@ class SideBySide:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
         self._ours = []
-
-
-def grid_of(viewer: ViewerModel) -> Any:
-    """Give the grid, which has moved in napari 0.9."""
-    canvas = getattr(viewer, "canvas", None)
-    return viewer.grid if canvas is None else canvas.grid

@@ -37,6 +37,7 @@ from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.layers import Points
 
     from napari_cad.core.events import Event
 
@@ -261,8 +262,8 @@ class EvaluateWidget(QWidget):
         evaluation.shown = [number for number, _ in numbered]
         evaluation.layers.show([error for _, error in numbered], evaluation.shown)
         places = evaluation.layers.places
-        if places is not None:
-            places.selected_data.events.items_changed.connect(self._on_place)
+        if places is not None and self._on_place not in places.mouse_drag_callbacks:
+            places.mouse_drag_callbacks.append(self._on_place)
 
     # ------------------------------------------------------------------ in 3D, and side by side
 
@@ -317,13 +318,17 @@ class EvaluateWidget(QWidget):
                 return
         self.status.ended("It has no error of that size: it differs along its boundary.")
 
-    def _on_place(self) -> None:
+    def _on_place(self, places: Points, event: Any) -> None:
         """Mark the row of the point that was clicked on."""
         evaluation = self.shown
-        places = None if evaluation is None else evaluation.layers.places
-        if evaluation is None or places is None or len(places.selected_data) != 1:
-            return
-        self.tables.errors.choose(evaluation.shown[next(iter(places.selected_data))] - 1)
+        place = places.get_value(
+            event.position,
+            view_direction=event.view_direction,
+            dims_displayed=event.dims_displayed,
+            world=True,
+        )
+        if evaluation is not None and places is evaluation.layers.places and place is not None:
+            self.tables.errors.choose(evaluation.shown[place] - 1)
 
     # ------------------------------------------------------------------ following the segmentation
 

@@ -1,0 +1,64 @@
+"""The widget "Meshes", driven as a person would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+PATIENCE = 60_000
+
+
+@pytest.fixture
+def docked_meshes(make_napari_viewer_proxy, cache):
+    viewer = make_napari_viewer_proxy()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-cad", "Meshes")
+    return viewer, widget
+
+
+def test_show_clear_and_export(docked_meshes, show_run, qtbot, tmp_path):
+    viewer, widget = docked_meshes
+    segments = show_run(viewer)
+    widget.ids.setText("1")
+    segments.selected_label = 3
+    widget.add_button.click()
+    widget.add_button.click()
+    assert widget.ids.text() == "1, 3"
+    widget.ids.setText("1, 3 99")
+    widget.show_button.click()
+    assert not widget.show_button.isEnabled()
+    qtbot.waitUntil(widget.show_button.isEnabled, timeout=PATIENCE)
+    assert widget.status.line.text() == (
+        "2 segments in 3D, 1 are not there or too small for this detail."
+    )
+    assert viewer.dims.ndisplay == 3
+    assert widget.meshes.surface.name == "stack segments meshes"
+    widget.clear_button.click()
+    assert widget.meshes.surface is None
+    assert widget.ids.text() == ""
+    widget.ids.setText("2;4")
+    widget.format.setCurrentText("STL")
+    widget.export(str(tmp_path / "meshes"))
+    qtbot.waitUntil(widget.export_button.isEnabled, timeout=PATIENCE)
+    assert widget.status.line.text() == "2 files written."
+    assert sorted(path.name for path in (tmp_path / "meshes").iterdir()) == ["2.stl", "4.stl"]
+
+
+def test_what_cannot_be_made_is_said(docked_meshes, qtbot, tmp_path, no_jobs_left):
+    viewer, widget = docked_meshes
+    widget.show_meshes()
+    assert "no labels layer" in widget.status.line.text()
+    viewer.add_labels(np.ones((3, 6, 6), int))
+    widget.show_meshes()
+    assert "Choose segments" in widget.status.line.text()
+    widget.export(str(tmp_path))
+    assert "Name the segments" in widget.status.line.text()
+    assert widget.show_button.isEnabled()
+    (tmp_path / "file").write_text("")
+    widget.ids.setText("1")
+    widget.export(str(tmp_path / "file"))
+    qtbot.waitUntil(widget.export_button.isEnabled, timeout=PATIENCE)
+    assert "cannot be made" in widget.status.line.text()
+    widget.show_meshes()
+    widget.cancel_button.click()
+    assert widget.status.line.text() == "Stopped."
+    no_jobs_left()
