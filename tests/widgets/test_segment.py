@@ -169,11 +169,13 @@ def test_cancel_in_the_middle_keeps_what_is_done(ready, qtbot):
     widget.run()
     assert not widget.run_button.isEnabled()
     qtbot.waitUntil(lambda: layer_of(viewer, widget, "segments") is not None, timeout=PATIENCE)
+    store = SegmentationStore.open(widget.output.value())
+    qtbot.waitUntil(lambda: store.is_done("affinities", 0), timeout=PATIENCE)
     widget.cancel_button.click()
     assert widget.status.line.text().startswith("Stopped")
     assert widget.run_button.isEnabled()
     assert not widget.cancel_button.isEnabled()
-    qtbot.waitUntil(lambda: not jobs_alive(), timeout=1000)
+    qtbot.waitUntil(lambda: not jobs_alive(), timeout=PATIENCE)
     assert SegmentationStore.open(widget.output.value()).is_done("affinities", 0)
     assert len(viewer.layers) == 3
 
