@@ -14,6 +14,7 @@ from napari_cad.cli._fit import fit
 from napari_cad.cli._info import download, info
 from napari_cad.cli._measure import measure, meshes
 from napari_cad.cli._segment import segment
+from napari_cad.cli._train import train
 from napari_cad.cli._view import view
 
 app = typer.Typer(
@@ -41,5 +42,17 @@ def _main(
     """Take the options that stand before a command."""
 
 
-for _command in (segment, fit, evaluate, info, export, measure, meshes, view, demo, download):
+for _command in (
+    segment,
+    fit,
+    evaluate,
+    info,
+    export,
+    measure,
+    meshes,
+    view,
+    demo,
+    download,
+    train,
+):
     app.command()(_command)

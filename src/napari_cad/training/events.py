@@ -57,7 +57,8 @@ class CheckpointSaved(Event):
 class TrainingFinished(Event):
     """The run is over. `checkpoint` is the one to use: the best, or the last without validation.
 
-    `reason` is "steps" (all are done), "patience" (no better validation for too long) or "time".
+    `reason` is "steps" (all are done), "patience" (no better validation for too long), or, where
+    the run can be resumed, "time" or "stopped".
     """
 
     run: str

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from napari_cad.training.config import TrainingConfig
     from napari_cad.training.data import TrainingVolume
 
+#: Why a run may end early and go on later, as numbers that processes can exchange.
+_HALTS = ("", "time", "stopped")
+
 
 class Trainer:
     """Trains one run; made by `start` or `resume`, run by `run`.
@@ -89,6 +92,7 @@ class Trainer:
         self._saved = -1
         self._seconds = 0.0
         self._ended = ""
+        self._stopping = False
 
     @classmethod
     def start(
@@ -201,6 +205,7 @@ class Trainer:
         DeviceMemoryError
             If a step does not fit into memory.
         """
+        self._stopping = False
         self.processes.join(self.device.name)
         try:
             for event in self._run(minutes):
@@ -208,6 +213,13 @@ class Trainer:
                     yield event
         finally:
             self.processes.leave()
+
+    def stop(self) -> None:
+        """Ask `run` to end after the step it is at, with everything saved.
+
+        It may be called at any time, also by a signal's handler or from another thread.
+        """
+        self._stopping = True
 
     def _run(self, minutes: float | None) -> Iterator[Event]:
         config, begun, first = self.config, time.monotonic(), self.step
@@ -227,11 +239,12 @@ class Trainer:
         reason, before = self._ended or "steps", self._seconds
         try:
             while self.step < config.steps and not self._ended:
-                if minutes is not None:
-                    late = time.monotonic() - begun > 60 * minutes
-                    if self.processes.agree(late):
-                        reason = "time"
-                        break
+                late = minutes is not None and time.monotonic() - begun > 60 * minutes
+                halt = "stopped" if self._stopping else "time" if late else ""
+                halt = _HALTS[self.processes.agree(_HALTS.index(halt))]
+                if halt:
+                    reason = halt
+                    break
                 self._pending.append(self.learner.step(module, *next(stream), self.step))
                 self.step += 1
                 elapsed = time.monotonic() - begun

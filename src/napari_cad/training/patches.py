@@ -7,6 +7,7 @@ processes nor their order changes anything.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,5 +170,11 @@ def batches(
         batch_sampler=_Steps(first_step, dataset.data.batch, rank, world),
         num_workers=dataset.data.workers,
         pin_memory=pin_memory,
+        worker_init_fn=_ignore_interrupts,
     )
     return iter(loader)
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """Leave it to the main process what Ctrl-C, which a terminal sends to all, is to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
