@@ -27,19 +27,12 @@ if TYPE_CHECKING:
 
     from napari_cad.core.embedding_job import SectionMap, Similarities
     from napari_cad.core.projection import Which
-    from napari_cad.core.seam_job import ComparedMap, Source
     from napari_cad.core.stored_maps import StoredMap
 
 #: Bytes of maps that a layer keeps in memory.
 _MOST_BYTES = 256 << 20
 
 _ROLE: dict[Which, Role] = {"embedding": "embedding_rgb", "embedding_prev": "embedding_prev_rgb"}
-
-_COMPARED: dict[Source, tuple[Role, str]] = {
-    "student": ("student_rgb", "2D student"),
-    "none": ("teacher_unblended_rgb", "3D, windows"),
-    "gaussian": ("teacher_rgb", "3D, gaussian"),
-}
 
 #: How a person tells the two embeddings of a section apart.
 CALLED: dict[Which, str] = {
@@ -254,92 +247,6 @@ class EmbeddingLayers:
             layer.refresh()
 
 
-class ComparedLayers:
-    """The maps of one section by the student and by a 3D network, side by side when wanted.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where they are shown.
-    placement : Placement
-        Of the image.
-    name : str
-        Of the image.
-    """
-
-    def __init__(self, viewer: ViewerModel, placement: Placement, name: str) -> None:
-        self._viewer = viewer
-        self._placement = placement
-        self._name = name
-        self._hidden: list[Layer] = []
-
-    @property
-    def layers(self) -> list[Layer]:
-        """Those that are there: the student first."""
-        found = [find_layer(self._viewer, role, self._key) for role, _ in _COMPARED.values()]
-        return [layer for layer in found if layer is not None]
-
-    @property
-    def _key(self) -> str:
-        return f"compared {self._name}"
-
-    def show(self, event: ComparedMap) -> None:
-        """Show a map where its region lies; the layers share opacity and interpolation."""
-        role, called = _COMPARED[event.source]
-        flat = self._placement.ndim == 2
-        placement = _moved(self._placement, (event.z, *event.corner))
-        layer = add_or_update(
-            self._viewer,
-            role,
-            event.rgb if flat else event.rgb[None],
-            run=self._key,
-            placement=placement,
-            name=f"{self._name} {called}",
-            rgb=True,
-        )
-        layer.translate = placement.settings["translate"]
-        self._viewer.layers.unlink_layers(self.layers)
-        self._viewer.layers.link_layers(self.layers, ("opacity", "blending"))
-
-    def forget(self) -> None:
-        """Remove the maps of an earlier comparison."""
-        for layer in self.layers:
-            self._viewer.layers.remove(layer)
-
-    def side_by_side(self, on: bool) -> None:
-        """Show nothing but the maps, in a grid with one camera; or all again as it was."""
-        layers, viewer, grid = self.layers, self._viewer, grid_of(self._viewer)
-        if on:
-            others = [layer for layer in viewer.layers if layer not in layers and layer.visible]
-            self._hidden += others
-            for layer in others:
-                layer.visible = False
-            for layer in reversed(layers):
-                layer.visible = True
-                viewer.layers.move(viewer.layers.index(layer), len(viewer.layers))
-            grid.stride = -1  # the topmost comes first
-            grid.shape = (1, -1)
-        else:
-            for layer in self._hidden:
-                if layer in viewer.layers:
-                    layer.visible = True
-            self._hidden.clear()
-        grid.enabled = on
-        if on and layers:
-            self._look_at(layers[0])
-
-    def _look_at(self, layer: Layer) -> None:
-        """Fill the view with one of the maps, which all lie at the same place."""
-        viewer = self._viewer
-        viewer.reset_view()  # to everything, hidden or not
-        camera = camera_of(viewer)
-        shown = list(viewer.dims.displayed[-2:])
-        low, high = layer.extent.world[:, -2:]
-        whole = np.ptp(viewer.layers.extent.world[:, shown], axis=0)
-        camera.zoom *= float(np.min(whole / (high - low)))
-        camera.center = (*camera.center[:-2], *((low + high) / 2))
-
-
 def grid_of(viewer: ViewerModel) -> Any:
     """Give the grid of a viewer, wherever this version of napari has it."""
     return viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid  # before napari 0.9
@@ -348,13 +255,3 @@ def grid_of(viewer: ViewerModel) -> Any:
 def camera_of(viewer: ViewerModel) -> Any:
     """Give the camera of a viewer, wherever this version of napari has it."""
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera  # before napari 0.9
-
-
-def _moved(placement: Placement, start: tuple[int, int, int]) -> Placement:
-    """Place a layer that begins at voxel `start` (z, y, x) of another one."""
-    settings, n = placement.settings, placement.ndim
-    step = np.asarray(start[-n:]) * np.asarray(settings["scale"])
-    rotation = np.asarray(settings.get("rotate", np.eye(n)))
-    return Placement(
-        n, settings | {"translate": np.asarray(settings["translate"]) + rotation @ step}
-    )

@@ -32,21 +32,22 @@ class SideBySide:
         self._stride = 1
         self.active = False
 
-    def show(self, groups: Sequence[Sequence[Layer]]) -> None:
+    def show(self, groups: Sequence[Sequence[Layer]], *, over_image: bool = True) -> None:
         """Show these groups, and nothing else.
 
         Parameters
         ----------
         groups : sequence of sequence of Layer
-            From left to right, each from bottom to top. The lowest visible grey image of the viewer
-            is put below each of them.
+            From left to right, each from bottom to top.
+        over_image : bool
+            Whether the lowest visible grey image of the viewer is put below each of them.
         """
         if self.active:
             self._remove_ours()
         else:
             self._before = {layer: layer.visible for layer in self._viewer.layers}
             self._stride = grid_of(self._viewer).stride
-        image = self._image()
+        image = self._image() if over_image else None
         below: list[list[Layer]] = [[] for _ in groups]
         if image is not None:
             below = [[image], *([self._copy(image)] for _ in groups[1:])]

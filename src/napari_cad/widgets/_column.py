@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 _SCROLL_BAR = 16
 
 
+class ScrolledColumn(QScrollArea):
+    """Scrolls one widget up and down, and is never narrower than it needs."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Fit the width, which is known now that the viewer's style applies."""
+        super().showEvent(event)
+        content = self.widget()
+        if content is not None:
+            self.setMinimumWidth(content.minimumSizeHint().width() + _SCROLL_BAR)
+
+
 class Column(QWidget):
     """A widget whose parts stand below each other, with the labels of all forms in one column."""
 
@@ -30,28 +48,24 @@ class Column(QWidget):
                 row.addWidget(widget)
             column.addLayout(row)
         column.addStretch()
-        self._area = QScrollArea()
-        self._area.setWidget(inside)
-        self._area.setWidgetResizable(True)
-        self._area.setFrameShape(QFrame.Shape.NoFrame)
-        self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(self._area)
+        outer.addWidget(ScrolledColumn(inside))
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Fit the labels and the width, which are known now that the viewer's style applies."""
+        """Fit the labels, whose width is known now that the viewer's style applies."""
         super().showEvent(event)
-        labels = [
-            item.widget()
-            for form in self.findChildren(QFormLayout)
-            for row in range(form.rowCount())
-            if (item := form.itemAt(row, QFormLayout.ItemRole.LabelRole)) is not None
-        ]
-        known = [label for label in labels if label is not None]
-        width = max((label.sizeHint().width() for label in known), default=0)
-        for label in known:
-            label.setMinimumWidth(width)
-        content = self._area.widget()
-        if content is not None:  # never narrower, since there is no horizontal scroll bar
-            self._area.setMinimumWidth(content.minimumSizeHint().width() + _SCROLL_BAR)
+        align_labels(self)
+
+
+def align_labels(widget: QWidget) -> None:
+    """Give the labels of all forms inside one width, so that the fields stand in one column."""
+    items = [
+        form.itemAt(row, QFormLayout.ItemRole.LabelRole)
+        for form in widget.findChildren(QFormLayout)
+        for row in range(form.rowCount())
+    ]
+    labels = [label for item in items if item is not None and (label := item.widget()) is not None]
+    width = max((label.sizeHint().width() for label in labels), default=0)
+    for label in labels:
+        label.setMinimumWidth(width)

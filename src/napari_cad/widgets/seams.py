@@ -28,7 +28,8 @@ from napari_cad.core.seam_job import (
     WindowsDone,
 )
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.embedding_layers import ComparedLayers, camera_of
+from napari_cad.viewer.compared_layers import ComparedLayers
+from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import sendable
 from napari_cad.widgets._checkpoint import CheckpointChooser

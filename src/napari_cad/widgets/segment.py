@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QMessageBox,
-    QPushButton,
-    QScrollArea,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QMessageBox, QPushButton, QWidget
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.config import DEVICES, AgglomerationConfig, InferenceConfig
@@ -29,6 +19,7 @@ from napari_cad.viewer.run_layers import RunLayers, prepare
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.widgets._checkpoint import CheckpointChooser
+from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._output import OutputChooser, default_store_path
@@ -37,14 +28,9 @@ from napari_cad.widgets._volume import VolumeForm
 
 if TYPE_CHECKING:
     import napari.viewer
-    from qtpy.QtGui import QShowEvent
 
     from napari_cad.core.published import PublishedCheckpoint
     from napari_cad.viewer.layers import Placement
-
-
-#: Pixels left for a vertical scroll bar.
-_SCROLL_BAR = 16
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class _Request:
         return str(self.arguments["store_path"])
 
 
-class SegmentWidget(QWidget):
+class SegmentWidget(Column):
     """Segments an image layer with a checkpoint, in a child process.
 
     Parameters
@@ -118,7 +104,7 @@ class SegmentWidget(QWidget):
         form_layout(checkpoint).addRow("Checkpoint", self.checkpoint)
         output = QWidget()
         form_layout(output).addRow("Store", self.output)
-        parts = [
+        self.fill(
             self.volume,
             checkpoint,
             self.agglomeration,
@@ -126,33 +112,9 @@ class SegmentWidget(QWidget):
             output,
             Collapsible("Intensity", self.intensity),
             Collapsible("Advanced", self.inference),
-        ]
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        for part in parts:
-            column.addWidget(part)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button)
-        buttons.addWidget(self.cancel_button)
-        column.addLayout(buttons)
-        column.addWidget(self.status)
-        column.addStretch()
-        self._area = area = QScrollArea()
-        area.setWidget(inside)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
-
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Fit the labels and the width, which are known now that the viewer's style applies."""
-        super().showEvent(event)
-        _align_labels(self)
-        content = self._area.widget()
-        if content is not None:  # never narrower, since there is no horizontal scroll bar
-            self._area.setMinimumWidth(content.minimumSizeHint().width() + _SCROLL_BAR)
+            (self.run_button, self.cancel_button),
+            self.status,
+        )
 
     # ------------------------------------------------------------------ form → config → job
 
@@ -279,17 +241,3 @@ class SegmentWidget(QWidget):
     def _contrast_limits(self) -> tuple[float, float] | None:
         layer = self.volume.layer
         return None if layer is None else tuple(layer.contrast_limits)
-
-
-def _align_labels(widget: QWidget) -> None:
-    """Give the labels of all forms one width, so that the fields stand in one column."""
-    labels = []
-    for form in widget.findChildren(QFormLayout):
-        for row in range(form.rowCount()):
-            item = form.itemAt(row, QFormLayout.ItemRole.LabelRole)
-            label = None if item is None else item.widget()
-            if label is not None:
-                labels.append(label)
-    width = max(label.sizeHint().width() for label in labels)
-    for label in labels:
-        label.setMinimumWidth(width)
