@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +13,21 @@ from napari_cad.cli._options import Json
 
 
 def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A volume, a checkpoint or a store.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="A volume, a checkpoint, a store or the folder of a training run."
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Say what a file is: a volume, a checkpoint or a store."""
+    """Say what a file is: a volume, a checkpoint, a store or a training run."""
     from napari_cad.core.store import is_store
 
     if is_store(file):
         facts = _store_facts(file)
+    elif (Path(file) / "config.json").is_file() and (Path(file) / "run.json").is_file():
+        facts = _run_facts(file)
     elif Path(file).suffix in (".ckpt", ".safetensors", ".pt", ".pth") or _is_known(file):
         facts = _checkpoint_facts(file)
     else:
@@ -27,6 +35,8 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts))
         return
+    if facts["kind"] == "training run":  # what it has not, or not yet, is left out
+        facts = {key: value for key, value in facts.items() if value not in (None, [])}
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         typer.echo(f"{key.replace('_', ' '):<{width}}  {_readable(value)}")
@@ -56,13 +66,29 @@ def _volume_facts(file: str) -> dict[str, Any]:
 
 def _checkpoint_facts(file: str) -> dict[str, Any]:
     from napari_cad.core.registry import resolve_checkpoint
+    from napari_cad.core.teacher import is_teacher
 
+    if is_teacher(file):
+        return _teacher_facts(file)
     checkpoint = resolve_checkpoint(file)
     return {
         "kind": "checkpoint",
         **checkpoint.metadata.to_json(),
         "parameters": sum(tensor.numel() for tensor in checkpoint.state_dict.values()),
         "sha256": checkpoint.sha256,
+    }
+
+
+def _teacher_facts(file: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from napari_cad.core.teacher import load_teacher
+
+    teacher, metadata = load_teacher(file)
+    return {
+        "kind": "teacher",
+        **asdict(metadata),
+        "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
     }
 
 
@@ -85,6 +111,15 @@ def _store_facts(file: str) -> dict[str, Any]:
         "fragments": store.n_fragments,
         "agglomerated": store.has_agglomeration(store.merge_function),
     }
+
+
+def _run_facts(file: str) -> dict[str, Any]:
+    from napari_cad.training.summary import run_summary
+
+    facts = run_summary(file)
+    unfinished = facts["steps_done"] < facts["steps"]
+    again = shlex.join(["napari-cad", "train", "--resume", file]) if unfinished else None
+    return {**facts, "go_on": again}
 
 
 def _readable(value: Any) -> str:

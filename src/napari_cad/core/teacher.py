@@ -331,6 +331,16 @@ def save_teacher(
         partial.unlink(missing_ok=True)
 
 
+def is_teacher(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file was written by `save_teacher`; its weights are not read."""
+    try:
+        with safetensors.safe_open(Path(path).expanduser(), framework="pt") as file:
+            values = json.loads((file.metadata() or {}).get(_HEADER_KEY, "null"))
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return False
+    return isinstance(values, dict) and values.get("architecture") == ARCHITECTURE
+
+
 def load_teacher(path: str | os.PathLike[str]) -> tuple[TeacherNetwork, TeacherMetadata]:
     """Load a teacher that `save_teacher` wrote.
 

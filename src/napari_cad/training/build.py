@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+import napari_cad
 from napari_cad import __version__
 from napari_cad.core.checkpoint import CheckpointMetadata
 from napari_cad.core.errors import ConfigError
@@ -122,6 +125,16 @@ def teacher_metadata(
     )
 
 
+def _source_digest() -> str:
+    """Hash what computes a run, which between two releases changes more often than the version."""
+    digest = hashlib.sha256()
+    package = Path(napari_cad.__file__).parent
+    for room in ("core", "training"):
+        for file in sorted((package / room).glob("*.py")):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def run_facts(
     volumes: Sequence[TrainingVolume], validation: Sequence[TrainingVolume]
 ) -> dict[str, Any]:
@@ -131,6 +144,7 @@ def run_facts(
         "validation": [volume.signature() for volume in validation],
         "versions": {
             "napari-cad": __version__,
+            "napari-cad sources": _source_digest(),
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -173,14 +173,17 @@ class Trainer:
         if steps is not None:
             config = dataclasses.replace(config, steps=steps)
         trainer = cls(config, folder, volumes, validation)
-        check_same_data(folder.read_facts(), trainer.facts)
+        facts = folder.read_facts()
+        check_same_data(facts, trainer.facts)
         state = folder.load_state()
         if state is not None and config.steps != old.steps:
             state = _before_decay(folder, state, old, config.steps)
         if state is not None:
             trainer._load(state)
-        if config != old and trainer.processes.is_first:
-            folder.write_config(config)
+        if trainer.processes.is_first:
+            if config != old:
+                folder.write_config(config)
+            folder.note_versions(facts, trainer.step, trainer.facts["versions"])
         return trainer
 
     # ---------------------------------------------------------------------------------- running

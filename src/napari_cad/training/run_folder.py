@@ -3,7 +3,7 @@
 ::
 
     config.json             the settings
-    run.json                data signatures, versions of the code
+    run.json                data signatures, versions of the code, also of each resumption
     curve.jsonl             one line per point of the loss curve
     validation.jsonl        one line per validation
     validation.png          picture of the last validation
@@ -80,6 +80,13 @@ class RunFolder:
     def write_config(self, config: TrainingConfig) -> None:
         """Replace the settings."""
         _write_json(self.path / "config.json", config.to_json())
+
+    def note_versions(self, facts: dict[str, Any], step: int, versions: Mapping[str, str]) -> None:
+        """Write down, for a run that is resumed, from where on another code computes it."""
+        resumed = facts.setdefault("resumed", [])
+        if versions != (resumed[-1]["versions"] if resumed else facts["versions"]):
+            resumed.append({"step": step, "versions": dict(versions)})
+            _write_json(self.path / "run.json", facts)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
