@@ -11,6 +11,9 @@ import pytest
 # before anything imports numpy or torch, and inherited by child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nothing is read from, or written into, the settings of the person who runs the tests.
+os.environ["NAPARI_CONFIG"] = ""
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

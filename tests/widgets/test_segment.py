@@ -302,7 +302,7 @@ def test_the_list_of_images_follows_the_viewer(docked, raw):
     viewer.add_labels(raw.astype(np.uint32))
     viewer.add_image(np.zeros((5, 40, 40, 3), np.uint8), rgb=True, name="colour")
     viewer.add_image(raw, name="second")
-    assert [choice.name for choice in widget.volume.combo.choices] == ["first", "second"]
+    assert [choice.name for choice in widget.volume.image.combo.choices] == ["first", "second"]
     assert widget.volume.layer.name == "first"
     viewer.layers.remove("first")
     assert widget.volume.layer.name == "second"

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: The name of the checkpoint that comes with the package.
 DEFAULT = "default"
 
+#: How files of checkpoints end.
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
+
 _DEFAULT_FILE = "default_student.safetensors"
 
 #: No published checkpoint and no header of ours is larger.
@@ -53,6 +56,16 @@ def describe_checkpoint(name_or_path: str) -> CheckpointMetadata | None:
         return CheckpointMetadata.from_json(json.loads(header["__metadata__"]["napari_cad"]))
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None
+
+
+def checkpoints_in(folder: Path | None) -> list[Path]:
+    """List the checkpoints of a folder by name; none where it cannot be read."""
+    if folder is None:
+        return []
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    except OSError:
+        return []
 
 
 def needs_download(name_or_path: str) -> PublishedCheckpoint | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from psygnal import Signal
 
@@ -11,23 +12,95 @@ from napari_cad.core.store import SegmentationStore
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Image
 
 _STATES: WeakKeyDictionary[ViewerModel, ViewerState] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """How far a step of the work is.
+
+    Attributes
+    ----------
+    text : str
+        One short line.
+    running : bool
+        Whether a job goes on.
+    run : str or None
+        Path of the store that it is about; without layers of it the report no longer holds.
+    """
+
+    text: str
+    running: bool = False
+    run: str | None = None
+
+
 class ViewerState:
-    """The runs that are open in a viewer.
+    """The runs that are open in a viewer, what is chosen to work on, and how far the work is.
 
     Attributes
     ----------
     run_finished : Signal
         (str), the path of the store of a run that has just ended with a segmentation.
+    image_chosen : Signal
+        (Image), the layer that a person has chosen in one of the widgets.
+    checkpoint_chosen : Signal
+        (str), the checkpoint that a person has chosen in one of the widgets.
+    step_reported : Signal
+        (str), the step that there is a new report of.
     """
 
     run_finished = Signal(str)
+    image_chosen = Signal(object)
+    checkpoint_chosen = Signal(str)
+    step_reported = Signal(str)
 
     def __init__(self) -> None:
         self._stores: dict[str, SegmentationStore] = {}
+        self._image: ReferenceType[Image] | None = None
+        self._reports: dict[str, StepReport] = {}
+        self.checkpoint: str | None = None
+
+    @property
+    def image(self) -> Image | None:
+        """The image that a person has chosen; it may no longer be in the viewer."""
+        return None if self._image is None else self._image()
+
+    def choose_image(self, layer: Image) -> None:
+        """Tell all widgets which image to work on."""
+        self._image = ref(layer)
+        self.image_chosen.emit(layer)
+
+    def choose_checkpoint(self, name_or_path: str) -> None:
+        """Tell all widgets which checkpoint to work with."""
+        self.checkpoint = name_or_path
+        self.checkpoint_chosen.emit(name_or_path)
+
+    def report(
+        self, step: str, text: str, *, running: bool = False, run: str | None = None
+    ) -> None:
+        """Say how far a step is, for whoever shows it.
+
+        Parameters
+        ----------
+        step : str
+            "fit", "segment", "agglomerate", "proofread", "evaluate" or "export".
+        text : str
+            One short line; empty where there is nothing to say any more.
+        running : bool
+            Whether a job goes on.
+        run : str, optional
+            Path of the store that it is about.
+        """
+        report = StepReport(text, running, run)
+        if self._reports.get(step) != report:
+            self._reports[step] = report
+            self.step_reported.emit(step)
+
+    def report_of(self, step: str) -> StepReport | None:
+        """Give the last report of a step."""
+        return self._reports.get(step)
 
     def store(self, run: str) -> SegmentationStore:
         """Open the store of a run for reading, or give the one that is open.

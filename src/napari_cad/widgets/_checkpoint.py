@@ -10,10 +10,14 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_cad.core.published import PUBLISHED
-from napari_cad.viewer.checkpoints import DEFAULT, describe_checkpoint
+from napari_cad.viewer.checkpoints import DEFAULT, checkpoints_in, describe_checkpoint
+from napari_cad.viewer.preferences import preferences
+from napari_cad.viewer.state import state_of
 from napari_cad.widgets._form import tooltip
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 
 _OTHER = "file"
@@ -25,6 +29,11 @@ _FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
 class CheckpointChooser(QWidget):
     """A list of checkpoints, and a line about the one that is chosen.
 
+    Parameters
+    ----------
+    viewer : ViewerModel, optional
+        All lists of one viewer show the same choice; without it a list is on its own.
+
     Attributes
     ----------
     changed : Signal
@@ -33,14 +42,22 @@ class CheckpointChooser(QWidget):
 
     changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, viewer: ViewerModel | None = None) -> None:
         super().__init__()
+        self._state = None if viewer is None else state_of(viewer)
+        self._folder = preferences().checkpoint_folder
         self.combo = QComboBox()
+        self.combo.setToolTip(
+            "The trained student network. It fits images like those it was trained on."
+        )
         self.combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.combo.addItem("Default (embedded)", DEFAULT)
         for name, published in PUBLISHED.items():
             self.combo.addItem(f"{name} (published)", name)
             self._set_tooltip(f"{published.notes} Licence: {published.licence}.")
+        for path in checkpoints_in(self._folder):
+            self.combo.addItem(path.name, str(path))
+            self._set_tooltip(str(path))
         self.combo.addItem("File…", _OTHER)
         self._set_tooltip("A published .ckpt file or one of our .safetensors files.")
         self._note = QLabel()
@@ -55,6 +72,9 @@ class CheckpointChooser(QWidget):
         self._chosen = DEFAULT
         self._describe()
         self.combo.activated.connect(self._on_activated)
+        if self._state is not None:
+            self._state.checkpoint_chosen.connect(self._on_chosen)
+            self._on_chosen(self._state.checkpoint or DEFAULT)
 
     def value(self) -> str:
         """Give "default", the name of a published checkpoint, or a path."""
@@ -71,6 +91,19 @@ class CheckpointChooser(QWidget):
 
     def choose(self, name_or_path: str) -> None:
         """Choose a checkpoint as the person would."""
+        if self._state is None:
+            self._choose(name_or_path)
+        else:
+            self._state.choose_checkpoint(name_or_path)
+
+    def _on_chosen(self, name_or_path: str) -> None:
+        """Follow a choice that was made here or in another widget."""
+        if name_or_path != self._chosen:
+            self._choose(name_or_path)
+        else:  # the person has left the list of files without choosing one
+            self.combo.setCurrentIndex(self.combo.findData(name_or_path))
+
+    def _choose(self, name_or_path: str) -> None:
         index = self.combo.findData(name_or_path)
         if index < 0:
             index = self.combo.count() - 1
@@ -85,7 +118,9 @@ class CheckpointChooser(QWidget):
     def _on_activated(self, index: int) -> None:
         chosen = self.combo.itemData(index)
         if chosen == _OTHER:
-            path, _ = QFileDialog.getOpenFileName(self, "Choose a checkpoint", "", _FILTER)
+            path, _ = QFileDialog.getOpenFileName(
+                self, "Choose a checkpoint", str(self._folder or ""), _FILTER
+            )
             chosen = path or self._chosen
         self.choose(chosen)
 

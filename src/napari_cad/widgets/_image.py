@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from magicgui.widgets import ComboBox
 from napari.layers import Image
 from psygnal import Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_cad.core.errors import VolumeError
 from napari_cad.viewer.layers import Placement, role_of, shown_section, volume_from_layer
+from napari_cad.viewer.state import state_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ImageChooser(QWidget):
-    """A list of the viewer's grey images.
+    """A list of the viewer's grey images; all lists of one viewer show the same choice.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class ImageChooser(QWidget):
         self._shown: Image | None = None
         self.combo = ComboBox(name="image", choices=self._choices)
         self.combo.native.setToolTip("A grey image of one section, or of several (z, y, x).")
+        # a long name must not make the dock wider
+        self.combo.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.combo.native)
@@ -51,6 +54,10 @@ class ImageChooser(QWidget):
         ):
             event.connect(self._on_layers)
         self.combo.changed.connect(self._on_layer)
+        self.combo.native.activated.connect(self._on_activated)
+        state = state_of(viewer)
+        state.image_chosen.connect(self._on_chosen)
+        self._on_chosen(state.image)
         self._on_layers()
 
     @property
@@ -94,6 +101,15 @@ class ImageChooser(QWidget):
             for layer in self._viewer.layers
             if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
         ]
+
+    def _on_activated(self) -> None:
+        if self.layer is not None:
+            state_of(self._viewer).choose_image(self.layer)
+
+    def _on_chosen(self, layer: Image | None) -> None:
+        """Follow a choice that was made in another widget."""
+        if layer is not None and layer in self.combo.choices:
+            self.combo.value = layer
 
     def _on_layers(self) -> None:
         self.combo.reset_choices()

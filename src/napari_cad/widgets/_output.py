@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cad.core.errors import ConfigError
+from napari_cad.viewer.preferences import preferences
 from napari_cad.widgets._form import tooltip
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def default_store_path(volume: EMVolume, checkpoint: str) -> Path:
-    """Choose a place for a run: beside the volume's file, else in the person's cache.
+    """Choose a place for a run: the preferred folder, else beside the volume's file, else a cache.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def default_store_path(volume: EMVolume, checkpoint: str) -> Path:
         name = beside.stem if beside.is_file() else beside.name.removesuffix(".zarr")
         if os.access(beside.parent, os.W_OK):
             folder = beside.parent
+    folder = preferences().store_folder or folder
     stem = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in (name, checkpoint))
     return folder / f"{stem}.zarr"
 

@@ -6,19 +6,20 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from magicgui.widgets import ComboBox
-from napari.layers import Image
 from psygnal import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QSpinBox, QWidget
 
 from napari_cad.core.errors import VolumeError
-from napari_cad.viewer.layers import Placement, role_of, volume_from_layer
+from napari_cad.viewer.layers import volume_from_layer
 from napari_cad.widgets._form import form_layout, tooltip
+from napari_cad.widgets._image import ImageChooser
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Image
 
     from napari_cad.core.volume import EMVolume
+    from napari_cad.viewer.layers import Placement
 
 
 class VolumeForm(QWidget):
@@ -39,10 +40,8 @@ class VolumeForm(QWidget):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
-        self._viewer = viewer
         self._shown: Image | None = None
-        self.combo = ComboBox(name="image", choices=self._choices)
-        self.combo.native.setToolTip("A grey image of one section, or of several (z, y, x).")
+        self.image = ImageChooser(viewer)
         self.voxel_size = QLineEdit()
         self.voxel_size.setPlaceholderText("not known")
         self.voxel_size.setToolTip(
@@ -57,23 +56,16 @@ class VolumeForm(QWidget):
             box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
             box.setToolTip(f"{which} section to segment; a few are enough for a first look.")
         layout = form_layout(self)
-        layout.addRow("Image", self.combo.native)
+        layout.addRow("Image", self.image)
         layout.addRow("Voxel size", _row(self.voxel_size, QLabel("nm")))
         layout.addRow("Sections", _row(self.sections[0], QLabel("to"), self.sections[1]))
-        for event in (
-            viewer.layers.events.inserted,
-            viewer.layers.events.removed,
-            viewer.layers.events.reordered,
-        ):
-            event.connect(self._on_layers)
-        self.combo.changed.connect(self._on_layer)
-        self._on_layers()
+        self.image.changed.connect(self._on_layer)
+        self._on_layer()
 
     @property
     def layer(self) -> Image | None:
         """The layer that is chosen."""
-        layer: Image | None = self.combo.value
-        return layer
+        return self.image.layer
 
     def volume(self) -> EMVolume:
         """Make the volume that is chosen.
@@ -83,9 +75,7 @@ class VolumeForm(QWidget):
         VolumeError
             If there is none, or it is no stack; the message says what to do.
         """
-        if self.layer is None:
-            raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
-        volume = volume_from_layer(self.layer)
+        volume = self.image.volume()
         if volume.voxel_size is None:
             volume = replace(volume, voxel_size=_parse_voxel_size(self.voxel_size.text()))
         first, last = (box.value() for box in self.sections)
@@ -95,20 +85,7 @@ class VolumeForm(QWidget):
 
     def placement(self) -> Placement:
         """Give the place of that volume in the viewer."""
-        if self.layer is None:
-            raise VolumeError("There is no image.")
-        return Placement.of_layer(self.layer).from_section(self.sections[0].value())
-
-    def _choices(self, _widget: object) -> list[tuple[str, Image]]:
-        return [
-            (layer.name, layer)
-            for layer in self._viewer.layers
-            if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
-        ]
-
-    def _on_layers(self) -> None:
-        self.combo.reset_choices()
-        self._on_layer()
+        return self.image.placement().from_section(self.sections[0].value())
 
     def _on_layer(self) -> None:
         layer = self.layer

@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QWidget
 
-from napari_cad.core.config import DEVICES, InferenceConfig
+from napari_cad.core.config import InferenceConfig
 from napari_cad.core.embedding_job import (
     COLOURS,
     SERVE,
@@ -30,7 +30,8 @@ from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
-from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout, tooltip
+from napari_cad.widgets._device import device_form
+from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._run import RunChooser
@@ -103,11 +104,9 @@ class EmbeddingWidget(Column):
 
     def _make_form(self) -> None:
         self.image = ImageChooser(self._viewer)
-        self.checkpoint = CheckpointChooser()
+        self.checkpoint = CheckpointChooser(self._viewer)
         self.run = RunChooser(self._viewer)
-        self.device = ConfigForm(
-            InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
-        )
+        self.device = device_form()
         self.intensity = IntensityForm(self._contrast_limits)
         self.which = QComboBox()
         for which, (text, about) in _WHICH.items():

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cad.core.config import DEVICES, InferenceConfig
+from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError, JobError, NapariCadError
 from napari_cad.core.seam_job import (
     COMPARE,
@@ -34,6 +34,7 @@ from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import sendable
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
+from napari_cad.widgets._device import device_form
 from napari_cad.widgets._form import ConfigForm, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._seam_plot import STUDENT, TEACHER, SeamPlot
@@ -74,7 +75,7 @@ class SeamsWidget(Column):
 
     def _make_form(self) -> None:
         self.image = ImageChooser(self._viewer)
-        self.checkpoint = CheckpointChooser()
+        self.checkpoint = CheckpointChooser(self._viewer)
         self.teacher = QLineEdit()
         self.teacher.setPlaceholderText("file of a 3D network")
         self.teacher.setToolTip(
@@ -83,9 +84,7 @@ class SeamsWidget(Column):
         self.browse = QToolButton()
         self.browse.setText("…")
         self.browse.setToolTip("Choose a file")
-        self.device = ConfigForm(
-            InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
-        )
+        self.device = device_form()
         self.windows = ConfigForm(WindowConfig, ("depth", "size", "stride", "blending", "region"))
         self.compare_button = QPushButton("Compare")
         self.compare_button.setToolTip("Map the section on screen with both networks.")

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QMessageBox, QPushButton, QWidget
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
-from napari_cad.core.config import DEVICES, AgglomerationConfig, InferenceConfig
+from napari_cad.core.config import AgglomerationConfig, InferenceConfig
 from napari_cad.core.errors import JobError, NapariCadError
 from napari_cad.core.events import Event, Finished, Warned
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.checkpoints import needs_download
 from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
 from napari_cad.viewer.layers import sendable
+from napari_cad.viewer.preferences import preferences
 from napari_cad.viewer.run_layers import RunLayers, prepare
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
+from napari_cad.widgets._device import device_form
 from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._output import OutputChooser, default_store_path
@@ -67,16 +69,15 @@ class SegmentWidget(Column):
         self._progress = RunProgress()
 
         self.volume = VolumeForm(viewer)
-        self.checkpoint = CheckpointChooser()
+        self.checkpoint = CheckpointChooser(viewer)
         self.agglomeration = ConfigForm(
             AgglomerationConfig,
             ("merge_function", "threshold"),
             {"merge_function": AGGLOMERATIONS},
         )
-        self.device = ConfigForm(
-            InferenceConfig, ("device",), {"device": dict.fromkeys(DEVICES, "")}
-        )
+        self.device = device_form()
         self.inference = ConfigForm(InferenceConfig, ("precision", "batch", "tile", "halo"))
+        self.inference.set_values(precision=preferences().precision)
         self.intensity = IntensityForm(self._contrast_limits)
         self.output = OutputChooser()
         self.run_button = QPushButton("Run")
@@ -141,6 +142,7 @@ class SegmentWidget(Column):
         options = SegmentationOptions(
             intensity=self.intensity.value(),
             inference=InferenceConfig(**self.device.values(), **self.inference.values()),
+            workers=preferences().workers,
             **self.agglomeration.values(),
         )
         arguments = {
@@ -224,10 +226,11 @@ class SegmentWidget(Column):
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _on_checkpoint(self) -> None:
-        metadata = self.checkpoint.metadata()
+        metadata, preferred = self.checkpoint.metadata(), preferences()
         if metadata is not None:
             self.agglomeration.set_values(
-                merge_function=metadata.merge_function, threshold=metadata.threshold
+                merge_function=preferred.merge_function or metadata.merge_function,
+                threshold=preferred.threshold or metadata.threshold,
             )
         self._propose_output()
 
