@@ -103,10 +103,10 @@ def test_a_fitter_measures_once_for_all_strengths(checkpoint, volume, monkeypatc
     import napari_cad.core.adaptation as adaptation_module
 
     calls = []
-    measure = adaptation_module.measure_statistics
+    measure = adaptation_module.measured_so_far
     monkeypatch.setattr(
         adaptation_module,
-        "measure_statistics",
+        "measured_so_far",
         lambda *args, **kwargs: calls.append(args) or measure(*args, **kwargs),
     )
     fitter = Fitter(volume, checkpoint, CPU)

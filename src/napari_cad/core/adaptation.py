@@ -93,24 +93,57 @@ def measure_statistics(
     VolumeError
         If every section looked at is of one value.
     """
+    *_, measured = measured_so_far(network, volume, preprocessing, n_sections, device=device)
+    return measured
+
+
+def measured_so_far(
+    network: StudentNetwork,
+    volume: EMVolume,
+    preprocessing: Preprocessing,
+    n_sections: int = 6,
+    *,
+    window: int = WINDOW,
+    device: str = "cpu",
+) -> Iterator[Statistics]:
+    """Measure one pair at a time, so that whoever waits can do something else in between.
+
+    Parameters
+    ----------
+    network, volume, preprocessing, n_sections, device
+        See `measure_statistics`.
+    window : int
+        Longest side of what is looked at of a section, in voxels of the section.
+
+    Yields
+    ------
+    Statistics
+        After each pair, over the pairs so far.
+
+    Raises
+    ------
+    VolumeError
+        If every section looked at is of one value.
+    """
     measuring = copy.deepcopy(network).to(device).train().requires_grad_(False)
     for norm in _norms(measuring):
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average: every pair counts the same
-    used = []
-    with torch.inference_mode():
-        for z, pair in _sampled_pairs(volume, preprocessing, n_sections):
+    names = statistic_names(network)
+    used: list[int] = []
+    for z, pair in _sampled_pairs(volume, preprocessing, n_sections, window):
+        with torch.inference_mode():
             measuring(torch.from_numpy(pair)[None].to(device))
-            used.append(z)
+        used.append(z)
+        state = measuring.state_dict()
+        # clone: tensors made in inference mode cannot take part in anything that records gradients
+        values = {name: state[name].detach().cpu().clone() for name in names}
+        yield Statistics(values, tuple(used))
     if not used:
         raise VolumeError(
             f"{volume.name}: all sections looked at hold one value only, so there is nothing to "
             "adapt to: leave the empty ones out, or run without adapting"
         )
-    state = measuring.state_dict()
-    # clone: tensors made in inference mode cannot take part in anything that records gradients
-    values = {name: state[name].detach().cpu().clone() for name in statistic_names(network)}
-    return Statistics(values, tuple(used))
 
 
 def statistic_names(network: StudentNetwork) -> list[str]:
@@ -181,7 +214,7 @@ def _norms(network: StudentNetwork) -> Iterable[nn.BatchNorm2d]:
 
 
 def _sampled_pairs(
-    volume: EMVolume, preprocessing: Preprocessing, n: int
+    volume: EMVolume, preprocessing: Preprocessing, n: int, window: int
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """At most `n` pairs: (z, shape (2, H, W) float32), H and W multiples of 32."""
     first = min(1, volume.n_sections - 1)  # section 0 has no section before it
@@ -190,7 +223,7 @@ def _sampled_pairs(
     for i, z in enumerate(candidates):
         if found == n:
             return
-        rows, columns = window_at(volume.shape[1:], i, WINDOW)
+        rows, columns = window_at(volume.shape[1:], i, window)
         z += first
         pair = [_prepared(volume, max(z - 1, 0), rows, columns, preprocessing)]
         pair.append(_prepared(volume, z, rows, columns, preprocessing))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
     from napari_cad.core.inference import AffinityPredictor
     from napari_cad.core.intensity import IntensityMapping
+    from napari_cad.core.network import StudentNetwork
     from napari_cad.core.preprocessing import Preprocessing
     from napari_cad.core.volume import EMVolume
 
@@ -35,6 +36,10 @@ _SAME_VOXEL_SIZE = 1.15
 
 #: Factors by which a grid rescales at most, either way.
 _RESCALE_LIMIT = 4.0
+
+#: Pairs, and the side of their windows in voxels, that a first look at a setting is content with.
+_ROUGH_SECTIONS = 3
+_ROUGH_WINDOW = 160
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,7 @@ class Fitter:
     checkpoint: Checkpoint
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     _measured: dict[tuple[Preprocessing, int], Statistics] = field(default_factory=dict, repr=False)
+    _rough: dict[tuple[Preprocessing, int], Statistics] = field(default_factory=dict, repr=False)
 
     def predictor(
         self, intensity: IntensityMapping, fit: FitConfig
@@ -216,21 +222,77 @@ class Fitter:
         VolumeError
             See `measure_statistics`.
         """
-        from napari_cad.core.adaptation import blend_statistics, measure_statistics
-        from napari_cad.core.inference import AffinityPredictor, pick_device
+        from napari_cad.core.inference import AffinityPredictor
         from napari_cad.core.preprocessing import Preprocessing
 
-        preprocessing = Preprocessing.of(intensity, fit)
+        for _ in self.measure(intensity, fit):
+            pass
+        network = self.network(intensity, fit)
+        return AffinityPredictor(network, self.inference), Preprocessing.of(intensity, fit)
+
+    def is_measured(self, intensity: IntensityMapping, fit: FitConfig) -> bool:
+        """Whether `network` gives what a run under this setting has."""
+        return fit.adapt == 0 or self._key(intensity, fit) in self._measured
+
+    def measure(self, intensity: IntensityMapping, fit: FitConfig) -> Iterator[None]:
+        """Measure what a setting needs and nobody has measured yet, one pair of sections a step.
+
+        Raises
+        ------
+        VolumeError
+            See `measure_statistics`.
+        """
+        from napari_cad.core.adaptation import measured_so_far
+
+        if self.is_measured(intensity, fit):
+            return
+        key = self._key(intensity, fit)
+        latest: Statistics | None = None
+        for so_far in measured_so_far(
+            self.checkpoint.build(), self.volume, *key, device=self._device()
+        ):
+            latest = so_far
+            yield
+        if latest is not None:
+            self._measured[key] = latest
+
+    def network(self, intensity: IntensityMapping, fit: FitConfig) -> StudentNetwork:
+        """Make the student under a setting, without waiting for `measure`.
+
+        Returns
+        -------
+        StudentNetwork
+            Until `measure` has ended, with statistics of a few small windows, measured in a
+            fraction of a second.
+
+        Raises
+        ------
+        VolumeError
+            See `measure_statistics`.
+        """
+        from napari_cad.core.adaptation import blend_statistics, measured_so_far
+
         network = self.checkpoint.build()
-        if fit.adapt > 0:
-            key = (preprocessing, fit.sampled_sections)
-            if key not in self._measured:
-                device = pick_device(self.inference.device, self.inference.precision)
-                self._measured[key] = measure_statistics(
-                    network, self.volume, preprocessing, fit.sampled_sections, device=device.name
-                )
-            network = blend_statistics(network, self._measured[key], fit.adapt)
-        return AffinityPredictor(network, self.inference), preprocessing
+        if fit.adapt == 0:
+            return network
+        key = self._key(intensity, fit)
+        if key not in self._measured and key not in self._rough:
+            *_, self._rough[key] = measured_so_far(
+                network, self.volume, key[0], _ROUGH_SECTIONS, window=_ROUGH_WINDOW,
+                device=self._device(),
+            )  # fmt: skip
+        statistics = self._measured.get(key) or self._rough[key]
+        return blend_statistics(network, statistics, fit.adapt)
+
+    def _key(self, intensity: IntensityMapping, fit: FitConfig) -> tuple[Preprocessing, int]:
+        from napari_cad.core.preprocessing import Preprocessing
+
+        return Preprocessing.of(intensity, fit), fit.sampled_sections
+
+    def _device(self) -> str:
+        from napari_cad.core.inference import pick_device
+
+        return pick_device(self.inference.device, self.inference.precision).name
 
 
 def suggest(
