@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari.utils.transforms import Affine
+
 from napari_cad.core._lazy import LazyArray
 from napari_cad.core.errors import ShapeError, VolumeError
 from napari_cad.core.jobs import Served
@@ -39,6 +41,10 @@ Role = Literal[
     "student_rgb",  # of the student and of a 3D network, to be compared
     "teacher_rgb",
     "teacher_unblended_rgb",
+    "fit_affinities",  # of a crop of one section, as the student is being fitted
+    "fit_rgb",
+    "fit_fragments",
+    "fit_box",
     "error_arrows",
     "error_places",
     "meshes",
@@ -177,6 +183,13 @@ class Placement:
         step[0] = z * self.settings["scale"][0]
         rotation = np.asarray(self.settings.get("rotate", np.eye(self.ndim)))
         moved = np.asarray(self.settings["translate"]) + rotation @ step
+        return Placement(self.ndim, self.settings | {"translate": moved})
+
+    def from_voxel(self, start: tuple[int, int, int]) -> Placement:
+        """Place a layer that begins at voxel `start` (z, y, x) of this one."""
+        names = ("scale", "translate", "rotate", "shear")
+        known = {name: self.settings[name] for name in names if name in self.settings}
+        moved = Affine(**known)(np.asarray(start[-self.ndim :], float))
         return Placement(self.ndim, self.settings | {"translate": moved})
 
     def for_axes(self, ndim: int) -> dict[str, Any]:
@@ -338,8 +351,8 @@ def add_or_update(
     viewer : ViewerModel
         Whose layers to look through and add to.
     role : str
-        "segments", "truth" and "labels" become labels layers that cannot be painted in, the
-        rest images.
+        "segments", "truth", "labels" and "fit_fragments" become labels layers that cannot be
+        painted in, the rest images.
     data : array_like
         The layer's data.
     run : str
@@ -355,7 +368,7 @@ def add_or_update(
     -------
     Layer
     """
-    labels = role in ("segments", "truth", "labels")
+    labels = role in ("segments", "truth", "labels", "fit_fragments")
     layer = find_layer(viewer, role, run)
     if layer is not None:
         layer.data = data
