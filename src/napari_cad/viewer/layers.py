@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-
 from napari.utils.transforms import Affine
 
 from napari_cad.core._lazy import LazyArray
