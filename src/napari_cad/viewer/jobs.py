@@ -230,6 +230,18 @@ class RunProgress:
             parts.append(f"{format_seconds(left)} left")
         return " · ".join(parts)
 
+    def short(self) -> str:
+        """Give what matters most of it: sections or the stage, and the time left."""
+        stage = self.stage
+        if not stage:
+            return ""
+        done, total = self._stages[stage]
+        parts = [f"{done} of {total} sections" if total > 1 else stage]
+        left = self.seconds_left()
+        if left is not None and total > 1:
+            parts.append(f"{format_seconds(left)} left")
+        return " · ".join(parts)
+
 
 def format_seconds(seconds: float) -> str:
     """Write a duration for people: 45 s, 3 min 20 s, 2 h 5 min."""

@@ -96,11 +96,7 @@ class ImageChooser(QWidget):
         return self.layer
 
     def _choices(self, _widget: object) -> list[tuple[str, Image]]:
-        return [
-            (layer.name, layer)
-            for layer in self._viewer.layers
-            if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
-        ]
+        return [(layer.name, layer) for layer in grey_images(self._viewer)]
 
     def _on_activated(self) -> None:
         if self.layer is not None:
@@ -119,3 +115,12 @@ class ImageChooser(QWidget):
         if self.layer is not self._shown:
             self._shown = self.layer
             self.changed.emit()
+
+
+def grey_images(viewer: ViewerModel) -> list[Image]:
+    """List the grey images of a viewer, but for those that this package has made."""
+    return [
+        layer
+        for layer in viewer.layers
+        if isinstance(layer, Image) and not layer.rgb and role_of(layer) in (None, "image")
+    ]

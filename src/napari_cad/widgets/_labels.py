@@ -9,6 +9,7 @@ from napari.layers import Labels
 from psygnal import Signal
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
+from napari_cad.core.errors import VolumeError
 from napari_cad.viewer.layers import role_of
 
 if TYPE_CHECKING:
@@ -65,6 +66,20 @@ class LabelsChooser(QWidget):
         """The layer that is chosen."""
         layer: Labels | None = self.combo.value
         return layer
+
+    def required(self) -> Labels:
+        """Give the layer that is chosen.
+
+        Raises
+        ------
+        VolumeError
+            If there is none; the message says what to do.
+        """
+        if self.layer is None:
+            raise VolumeError(
+                "Open a segmentation first: there is no labels layer of three axes (z, y, x)."
+            )
+        return self.layer
 
     def choose(self, layer: Labels) -> None:
         """Choose a layer as the person would."""

@@ -164,6 +164,8 @@ class AgglomerateWidget(Column):
         layer.refresh()
         largest = int(now.sizes.max(initial=0))
         self.counts.setText(f"{len(now.sizes):,} segments, the largest of {largest:,} voxels")
+        line = f"{len(now.sizes):,} segments at {self.threshold.value():.2f}"
+        state_of(self._viewer).report("agglomerate", line, run=run)
         self.histogram.show_sizes(now.sizes)
         self.curve.show_threshold(self.threshold.value())
 

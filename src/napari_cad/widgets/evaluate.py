@@ -28,6 +28,7 @@ from napari_cad.viewer.error_layers import (
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
+from napari_cad.viewer.state import state_of
 from napari_cad.widgets._error_tables import ErrorTables
 from napari_cad.widgets._error_views import ErrorViews
 from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
@@ -219,18 +220,30 @@ class EvaluateWidget(QWidget):
             done, total = self._progress.done, self._progress.total
             self.status.running(self._progress.text(), done, total)
             self.runner.show_progress(done, total)
+            state_of(self._viewer).report("evaluate", self._progress.short(), running=True)
 
     def _on_finished(self) -> None:
         self._show_running(False)
         self.status.ended("")
+        self._report()
 
     def _on_failed(self, error: JobError) -> None:
         self._show_running(False)
+        self._report()
         self.status.failed(str(error), error.details)
 
     def _on_cancelled(self) -> None:
         self._show_running(False)
+        self._report()
         self.status.ended("Stopped.")
+
+    def _report(self) -> None:
+        """Tell the workbench."""
+        shown = self.shown
+        scores = None if shown is None or shown.report is None else shown.report.scores
+        text = "" if scores is None else f"VOI {scores.voi:.2f} · ARAND {scores.arand:.2f}"
+        run = None if shown is None else run_of(shown.layer)
+        state_of(self._viewer).report("evaluate", text, run=run)
 
     @property
     def shown(self) -> Evaluation | None:
@@ -349,6 +362,8 @@ class EvaluateWidget(QWidget):
         for key, evaluation in list(self._evaluations.items()):
             if evaluation.layer is event.value:
                 del self._evaluations[key]
+        if not self.runner.running:
+            self._report()
 
     # ------------------------------------------------------------------ the rest
 

@@ -162,10 +162,8 @@ class MeasureWidget(QWidget):
     def measure(self) -> None:
         """Measure the layer that is chosen."""
         self.status.clear()
-        layer = self.segmentation.layer
         try:
-            if layer is None:
-                raise VolumeError("Open a segmentation first: there is no labels layer.")
+            layer = self.segmentation.required()
             lut = shown_lut(layer)
             arguments: dict[str, Any] = {"requests": Requests()}
             if lut is None:

@@ -152,11 +152,8 @@ class MeshWidget(QWidget):
 
     def _start(self, start: Any) -> None:
         self.status.clear()
-        layer = self.segmentation.layer
         try:
-            if layer is None:
-                raise VolumeError("Open a segmentation first: there is no labels layer.")
-            start(layer, _ids(self.ids.text()))
+            start(self.segmentation.required(), _ids(self.ids.text()))
         except NapariCadError as error:
             self.status.failed(str(error))
             return

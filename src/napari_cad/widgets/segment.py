@@ -40,6 +40,7 @@ class _Request:
     """What the form held when Run was pressed."""
 
     name: str
+    label: str
     placement: Placement
     arguments: dict[str, Any]
 
@@ -152,7 +153,7 @@ class SegmentWidget(Column):
             "options": options,
             "overwrite": self.output.overwrite.isChecked(),
         }
-        return _Request(volume.name, self.volume.placement(), arguments)
+        return _Request(volume.name, self.checkpoint.label(), self.volume.placement(), arguments)
 
     def _segment(self) -> None:
         request = self._request
@@ -183,10 +184,12 @@ class SegmentWidget(Column):
                 f"{event.n_segments:,} segments of {event.n_fragments:,} fragments, "
                 f"in {format_seconds(event.seconds)}."
             )
+            self._report(f"{event.n_fragments:,} fragments")
         elif self._progress.update(event):
             done, total = self._progress.done, self._progress.total
             self.status.running(self._progress.text(), done, total)
             self.runner.show_progress(done, total)
+            self._report(self._progress.short(), running=True)
         if self._layers is not None:
             self._layers.show(event)
 
@@ -201,11 +204,20 @@ class SegmentWidget(Column):
     def _on_failed(self, error: JobError) -> None:
         self._end()
         self.status.failed(str(error), error.details)
+        self._report("failed")
 
     def _on_cancelled(self) -> None:
         done = self._progress.text().split(" · ")[:2]
         self._end()
         self.status.ended(" · ".join(["Stopped", *done]) + ". Run goes on from there.")
+        self._report(" · ".join(["stopped", *done[1:]]))
+
+    def _report(self, text: str, *, running: bool = False) -> None:
+        """Tell the workbench."""
+        if self._request is not None:
+            text = " · ".join(part for part in (self._request.label, text) if part)
+            run = None if running else self._request.run
+            state_of(self._viewer).report("segment", text, running=running, run=run)
 
     def _end(self) -> None:
         self._layers = None

@@ -1,0 +1,258 @@
+"""The dock widget "Workbench": all steps of the work below each other, one of them open."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from psygnal import Signal
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QTabWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from napari_cad.viewer.state import state_of
+from napari_cad.widgets._column import Column, ScrolledColumn
+from napari_cad.widgets._form import tooltip
+from napari_cad.widgets._steps import STEPS
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from qtpy.QtGui import QMouseEvent
+
+    from napari_cad.widgets._steps import Part, Step
+
+_HEADER = "QFrame#step { background: rgba(128, 128, 128, 40); border-radius: 4px; }"
+_RUNNING = "color: #539bf5"
+_NARROWEST = 330
+
+
+class Workbench(QWidget):
+    """The steps as panels, in the order of work; a panel's widget is made when it is first opened.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer that it is docked in.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.panels = [StepPanel(viewer, number, step) for number, step in enumerate(STEPS, 1)]
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(4, 4, 4, 4)
+        self._column.setSpacing(4)
+        for panel, after in zip(self.panels, [*self.panels[1:], None], strict=True):
+            self._column.addWidget(panel)
+            panel.toggled.connect(self._on_toggled)
+            if after is not None:
+                panel.lead_on(after)
+        self._column.addStretch()
+        self.setMinimumWidth(_NARROWEST)
+        events = viewer.layers.events
+        for event in (events.inserted, events.removed):
+            event.connect(self.update_lines)
+        state = state_of(viewer)
+        state.image_chosen.connect(self.update_lines)
+        state.step_reported.connect(self._on_report)
+        self.update_lines()
+        self.panels[0].expand()
+
+    def update_lines(self) -> None:
+        """Say of every step how far it is."""
+        for panel in self.panels:
+            panel.update_line()
+
+    def _on_report(self, name: str) -> None:
+        for panel in self.panels:
+            if name in panel.step.reports:
+                panel.update_line()
+
+    def _on_toggled(self, chosen: StepPanel) -> None:
+        """Leave one panel open, with all the room that there is."""
+        for panel in self.panels:
+            if panel is not chosen:
+                panel.expand(False)
+            self._column.setStretchFactor(panel, int(panel.is_open))
+
+
+class StepPanel(QWidget):
+    """One step: a header with its state in one line, and its widgets below when it is open.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        The viewer that the widgets work in.
+    number : int
+        Its place in the order of work, from 1.
+    step : Step
+        What it is.
+
+    Attributes
+    ----------
+    toggled : Signal
+        (StepPanel), when it has been opened or closed.
+    """
+
+    toggled = Signal(object)
+
+    def __init__(self, viewer: napari.viewer.Viewer, number: int, step: Step) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.step = step
+        self.button = QToolButton()
+        self.button.setText(f"{number}  {step.title}")
+        self.button.setCheckable(True)
+        self.button.setAutoRaise(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.setArrowType(Qt.ArrowType.RightArrow)
+        self.button.setStyleSheet("font-weight: bold")
+        self.line = QElidingLabel()
+        self.line.setContentsMargins(22, 0, 4, 2)
+        self.next_button = QPushButton()
+        self.next_button.setVisible(False)
+        self._parts: list[QWidget | None] = [None] * len(step.parts)
+        self._tabs: QTabWidget | None = None
+        self._content = QWidget()
+        self._content.setVisible(False)
+        self._next: StepPanel | None = None
+        self._lay_out()
+        self.button.clicked.connect(self.expand)
+
+    def _lay_out(self) -> None:
+        header = _Header(self.button)
+        column = QVBoxLayout(header)
+        column.setContentsMargins(2, 2, 2, 2)
+        column.setSpacing(0)
+        column.addWidget(self.button)
+        column.addWidget(self.line)
+        self._inside = QVBoxLayout(self._content)
+        self._inside.setContentsMargins(0, 0, 0, 0)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(header)
+        layout.addWidget(self._content, 1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its widgets are shown."""
+        return self.button.isChecked()
+
+    @property
+    def widgets(self) -> list[QWidget | None]:
+        """The widgets of its parts; None where one has not been opened yet."""
+        return list(self._parts)
+
+    def lead_on(self, following: StepPanel) -> None:
+        """Offer the step that comes after this one at the end of the panel."""
+        self._next = following
+        self.next_button.setText(f"Next: {following.step.title}")
+        self.next_button.setVisible(True)
+        self.next_button.clicked.connect(self._on_next)
+
+    def expand(self, shown: bool = True) -> None:
+        """Open or close it."""
+        was = not self._content.isHidden()
+        self.button.setChecked(shown)
+        self.button.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
+        if shown and self._inside.isEmpty():
+            self._fill()
+        self._content.setVisible(shown)
+        self.update_line()
+        if shown != was:
+            self.toggled.emit(self)
+
+    def show_part(self, index: int) -> QWidget | None:
+        """Open it at one of its parts, and give the widget."""
+        self.expand()
+        if self._tabs is not None:
+            self._tabs.setCurrentIndex(index)
+        return self._parts[index]
+
+    def update_line(self) -> None:
+        """Say how far the step is, and let it be opened when there is what it needs."""
+        text, running = self.step.state(self._viewer)
+        lacking = self.step.lacking(self._viewer)
+        self.line.setText(text)
+        self.line.setToolTip(tooltip(text))
+        self.line.setStyleSheet(_RUNNING if running else "")
+        self.line.setEnabled(not lacking or running)
+        # what is open stays usable: a job may go on without the layer that it began with
+        self.button.setEnabled(self.is_open or not lacking)
+        self.button.setToolTip(tooltip(f"First: {lacking}." if lacking else "Open or close it."))
+        if self._next is not None:
+            lacking = self._next.step.lacking(self._viewer)
+            self.next_button.setEnabled(not lacking)
+            self.next_button.setToolTip(
+                tooltip(f"First: {lacking}." if lacking else "Go on with the next step.")
+            )
+
+    def _fill(self) -> None:
+        if len(self.step.parts) == 1:
+            self._inside.addWidget(self._build(0))
+        else:
+            self._tabs = QTabWidget()
+            for part in self.step.parts:
+                page = QWidget()
+                QVBoxLayout(page).setContentsMargins(0, 0, 0, 0)
+                self._tabs.addTab(page, part.title)
+            self._tabs.currentChanged.connect(self._on_tab)
+            self._on_tab(0)
+            self._inside.addWidget(self._tabs)
+        row = QHBoxLayout()
+        row.addStretch()
+        row.addWidget(self.next_button)
+        self._inside.addLayout(row)
+
+    def _on_tab(self, index: int) -> None:
+        if self._tabs is not None and self._parts[index] is None:
+            page = self._tabs.widget(index)
+            layout = None if page is None else page.layout()
+            if layout is not None:
+                layout.addWidget(self._build(index))
+
+    def _build(self, index: int) -> QWidget:
+        """Make the widget of a part; scrolled, unless it scrolls by itself."""
+        widget = self._parts[index] = _make(self.step.parts[index], self._viewer)
+        return widget if isinstance(widget, Column) else ScrolledColumn(widget)
+
+    def _on_next(self) -> None:
+        if self._next is not None:
+            self._next.expand()
+
+
+class _Header(QFrame):
+    """Behaves as its button, wherever it is clicked."""
+
+    def __init__(self, button: QToolButton) -> None:
+        super().__init__()
+        self._button = button
+        self.setObjectName("step")
+        self.setStyleSheet(_HEADER)
+
+    def mouseReleaseEvent(self, event: QMouseEvent | None) -> None:
+        """Press the button."""
+        super().mouseReleaseEvent(event)
+        self._button.click()
+
+
+def _make(part: Part, viewer: napari.viewer.Viewer) -> QWidget:
+    module, _, name = part.python_name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return QLabel(f"{part.title} is not there in this version.")
+    widget: QWidget = getattr(found, name)(viewer)
+    return widget
