@@ -56,7 +56,7 @@ class ComparedLayers:
         """Show a map where its region lies; the layers share opacity and interpolation."""
         role, called = _COMPARED[event.source]
         flat = self._placement.ndim == 2
-        placement = _moved(self._placement, (event.z, *event.corner))
+        placement = self._placement.from_voxel((event.z, *event.corner))
         layer = add_or_update(
             self._viewer,
             role,
@@ -96,13 +96,3 @@ class ComparedLayers:
         whole = np.ptp(viewer.layers.extent.world[:, shown], axis=0)
         camera.zoom *= float(np.min(whole / (high - low)))
         camera.center = (*camera.center[:-2], *((low + high) / 2))
-
-
-def _moved(placement: Placement, start: tuple[int, int, int]) -> Placement:
-    """Place a layer that begins at voxel `start` (z, y, x) of another one."""
-    settings, n = placement.settings, placement.ndim
-    step = np.asarray(start[-n:]) * np.asarray(settings["scale"])
-    rotation = np.asarray(settings.get("rotate", np.eye(n)))
-    return Placement(
-        n, settings | {"translate": np.asarray(settings["translate"]) + rotation @ step}
-    )
