@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+    from napari_cad.viewer.fits import ChosenFit
 _STATES: WeakKeyDictionary[ViewerModel, ViewerState] = WeakKeyDictionary()
 
 
@@ -49,18 +50,26 @@ class ViewerState:
         (str), the checkpoint that a person has chosen in one of the widgets.
     step_reported : Signal
         (str), the step that there is a new report of.
+    fit_chosen : Signal
+        (), how to fit a checkpoint to an image has been chosen: see `fit_for`.
+    fit_wanted : Signal
+        (list), somebody wants to see the widget for fitting; one that comes up puts itself into
+        the list.
     """
 
     run_finished = Signal(str)
     image_chosen = Signal(object)
     checkpoint_chosen = Signal(str)
     step_reported = Signal(str)
+    fit_chosen = Signal()
+    fit_wanted = Signal(list)
 
     def __init__(self) -> None:
         self._stores: dict[str, SegmentationStore] = {}
         self._image: ReferenceType[Image] | None = None
         self._reports: dict[str, StepReport] = {}
         self.checkpoint: str | None = None
+        self._fits: WeakKeyDictionary[Image, dict[str, ChosenFit]] = WeakKeyDictionary()
 
     @property
     def image(self) -> Image | None:
@@ -76,6 +85,19 @@ class ViewerState:
         """Tell all widgets which checkpoint to work with."""
         self.checkpoint = name_or_path
         self.checkpoint_chosen.emit(name_or_path)
+
+    def choose_fit(self, layer: Image, checkpoint: str, chosen: ChosenFit | None) -> None:
+        """Tell all widgets how to fit a checkpoint to an image; None: not at all."""
+        fits = self._fits.setdefault(layer, {})
+        if chosen is None:
+            fits.pop(checkpoint, None)
+        else:
+            fits[checkpoint] = chosen
+        self.fit_chosen.emit()
+
+    def fit_for(self, layer: Image | None, checkpoint: str) -> ChosenFit | None:
+        """Give what was chosen for a checkpoint and an image, if anything was."""
+        return None if layer is None else self._fits.get(layer, {}).get(checkpoint)
 
     def report(
         self, step: str, text: str, *, running: bool = False, run: str | None = None
