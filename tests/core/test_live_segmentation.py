@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_cad.core.errors import StoreError
 from napari_cad.core.live_segmentation import LiveSegmentation, size_histogram
 from napari_cad.core.merge_tree import MergeHistory, MergeTree
 
@@ -29,16 +30,21 @@ def live():
     ],
 )
 def test_segments_and_their_sizes(live, threshold, lut, sizes):
-    now = live.at(threshold)
-    assert now.lut.tolist() == lut
-    assert sorted(now.sizes) == sorted(sizes)
+    now = live.lut(threshold)
+    assert now.tolist() == lut
+    assert sorted(live.sizes(now)) == sorted(sizes)
 
 
 def test_small_segments_are_hidden(live):
-    now = live.at(0.5, smallest=30)
-    assert now.lut.tolist() == [0, 1, 1, 3, 3, 0]
-    assert sorted(now.sizes) == [30, 70]
-    assert live.at(0.5, smallest=1000).sizes.tolist() == []
+    now = live.lut(0.5, smallest=30)
+    assert now.tolist() == [0, 1, 1, 3, 3, 0]
+    assert sorted(live.sizes(now)) == [30, 70]
+    assert live.sizes(live.lut(0.5, smallest=1000)).tolist() == []
+
+
+def test_absorbing_wants_a_forest(live):
+    with pytest.raises(StoreError, match="forest"):
+        live.lut(0.5, absorb=10)
 
 
 def test_histogram_has_four_bins_for_a_power_of_ten():

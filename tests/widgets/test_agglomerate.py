@@ -8,11 +8,13 @@ from qtpy.QtGui import QPixmap
 from napari_cad.core.checkpoint import save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.evaluation import evaluate_store
+from napari_cad.core.metrics import Scores, volume_contingency
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
 from napari_cad.core.store import SegmentationStore
 from napari_cad.core.synthetic import synthetic_em
+from napari_cad.proofreading.source import ProofreadingSource
 from napari_cad.viewer.layers import find_layer
 from napari_cad.widgets.agglomerate import AgglomerateWidget
 
@@ -65,16 +67,22 @@ def test_the_slider_shows_what_the_store_has_at_every_threshold(docked, finished
             lambda expected=expected: np.array_equal(shown(viewer, finished_run), expected),
             timeout=PATIENCE,
         )
-        assert f"{len(np.unique(expected)):,} segments" in widget.counts.text()
-        assert widget.histogram.counts.sum() == len(np.unique(expected))
+        n = len(np.unique(expected))
+        qtbot.waitUntil(
+            lambda n=n: f"{n:,} segments" in widget.counts.text(),
+            timeout=PATIENCE,
+        )
+        assert widget.histogram.counts.sum() == n
 
 
 def test_only_the_last_value_of_a_drag_is_shown(docked, qtbot, monkeypatch):
     _, widget = docked
     asked = []
-    at = type(widget._live).at
+    lut = type(widget._live).lut
     monkeypatch.setattr(
-        type(widget._live), "at", lambda live, *values: (asked.append(values), at(live, *values))[1]
+        type(widget._live),
+        "lut",
+        lambda live, *values: (asked.append(values), lut(live, *values))[1],
     )
     for value in np.linspace(0.2, 0.6, 30):
         widget.threshold.setValue(value)
@@ -92,6 +100,55 @@ def test_small_segments_can_be_hidden(docked, finished_run, qtbot):
     qtbot.waitUntil(lambda: (shown(viewer, finished_run) == 0).any(), timeout=PATIENCE)
     kept = np.bincount(shown(viewer, finished_run).ravel())[1:]
     assert sorted(kept[kept > 0]) == sorted(sizes[sizes >= smallest])
+
+
+def test_sizes_are_counted_when_the_slider_rests(docked, qtbot, monkeypatch):
+    _, widget = docked
+    qtbot.waitUntil(lambda: not widget._rest.isActive(), timeout=PATIENCE)
+    counted = []
+    monkeypatch.setattr(type(widget._live), "sizes", lambda live, lut: counted.append(lut))
+    widget.threshold.setValue(0.7)
+    widget._follow()
+    assert not counted
+    assert widget._rest.isActive()
+
+
+def test_absorbed_segments_are_kept_and_all_see_the_same(docked, finished_run, sample, qtbot):
+    viewer, widget = docked
+    store = SegmentationStore.open(finished_run)
+    sizes = store.fragment_sizes()
+    limit = int(np.median(sizes[1:])) + 1
+    widget.threshold.setValue(0.2)
+    widget.absorb.setValue(limit)
+    qtbot.waitUntil(lambda: widget._live is not None, timeout=PATIENCE)
+    expected = store.spanning_forest().lut(widget.threshold.value(), limit)
+    assert not np.array_equal(expected, store.lut(widget.threshold.value()))
+
+    def absorbed():
+        labels = expected[np.asarray(store.fragments)]
+        return np.array_equal(shown(viewer, finished_run), labels)
+
+    qtbot.waitUntil(absorbed, timeout=PATIENCE)
+    threshold = round(widget.threshold.value(), 4)
+    before = store.threshold
+    widget.keep()
+    try:
+        kept = SegmentationStore.open(finished_run)
+        assert kept.absorb == limit
+        lut = kept.spanning_forest().lut(threshold, limit)
+        np.testing.assert_array_equal(kept.lut(), lut)
+        np.testing.assert_array_equal(kept.merge_tree().lut(threshold), lut)
+        np.testing.assert_array_equal(ProofreadingSource.from_store(kept).base_lut(threshold), lut)
+        graph = kept.region_graph()
+        joined = kept.join_scores() < threshold
+        np.testing.assert_array_equal(joined, lut[graph.u] == lut[graph.v])
+        truth = open_volume_of(sample.labels)
+        table = volume_contingency(
+            truth=sample.labels, segmentation=lut[np.asarray(kept.fragments)]
+        )
+        assert evaluate_store(kept, truth).scores == Scores.of(table)
+    finally:  # the run serves all tests of this module
+        SegmentationStore.open(finished_run, mode="a").choose_agglomeration("median", before)
 
 
 def test_another_merge_function_is_agglomerated_once(docked, finished_run, qtbot):

@@ -107,6 +107,7 @@ def _store_facts(file: str) -> dict[str, Any]:
         "intensity": store.settings["config"]["intensity"],
         "merge_function": store.merge_function,
         "threshold": store.threshold,
+        "absorb": store.absorb,
         **{f"sections_with_{stage}": int(store.sections_done(stage).sum()) for stage in STAGES},
         "fragments": store.n_fragments,
         "agglomerated": store.has_agglomeration(store.merge_function),

@@ -66,6 +66,15 @@ def segment(
             "checkpoint recommends. Any other can be had later without a new run.",
         ),
     ] = None,
+    absorb: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Join segments of fewer than N voxels to the neighbour that they would merge "
+            "with first.",
+        ),
+    ] = 0,
     merge_function: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +173,7 @@ def segment(
         intensity=_intensity(intensity, limits, invert),
         merge_function=merge_function,
         threshold=threshold,
+        absorb=absorb,
         inference=InferenceConfig(device=device, precision=precision, tile=tile, batch=batch),
         workers=workers,
         fit=FitConfig(adapt=adapt, smooth=smooth, rescale=rescale),

@@ -150,6 +150,15 @@ class AgglomerationConfig(_Config):
             "max": 1.0,
         },
     )
+    absorb: int = field(
+        default=0,
+        metadata={
+            "help": "Segments of fewer voxels join the neighbour that they would merge with first; "
+            "0 leaves all as they are.",
+            "unit": "voxels",
+            "min": 0,
+        },
+    )
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_cad.core.errors import StoreError
 from napari_cad.core.events import Event, StageStarted
-from napari_cad.core.region_graph import FRAGMENT_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
+    from napari_cad.core.absorption import SpanningForest
     from napari_cad.core.merge_tree import MergeTree
     from napari_cad.core.metrics import Scores
     from napari_cad.core.volume import EMVolume
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentationAt:
-    """A segmentation at one threshold.
-
-    Attributes
-    ----------
-    lut : ndarray, shape (n_fragments + 1,), uint32
-        Fragment → segment; 0 for what is hidden.
-    sizes : ndarray, shape (n_segments,), int64
-        Voxels of every segment that is shown, in no order.
-    """
-
-    lut: npt.NDArray[np.uint32]
-    sizes: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,34 +32,56 @@ class LiveSegmentation(Event):
     tree : MergeTree
     fragment_sizes : ndarray, shape (n_fragments + 1,), int64
         Voxels by fragment id.
+    forest : SpanningForest or None
+        For absorbing; None where it was not asked for.
     """
 
     merge_function: str
     tree: MergeTree
     fragment_sizes: npt.NDArray[np.int64]
+    forest: SpanningForest | None = None
 
-    def at(self, threshold: float, smallest: int = 0) -> SegmentationAt:
-        """Give the segments at a threshold.
+    def lut(self, threshold: float, smallest: int = 0, absorb: int = 0) -> npt.NDArray[np.uint32]:
+        """Fragment → segment at a threshold.
 
         Parameters
         ----------
         threshold : float
             In score units, from 0 to 1.
         smallest : int
-            Segments of fewer voxels are hidden.
+            Segments of fewer voxels are hidden, that is, 0.
+        absorb : int
+            Segments of fewer voxels are joined to a neighbour first; needs the forest.
 
         Returns
         -------
-        SegmentationAt
+        ndarray, shape (n_fragments + 1,), uint32
+
+        Raises
+        ------
+        StoreError
+            If something is to be absorbed, and there is no forest.
         """
-        lut = self.tree.lut(threshold)
-        # whole numbers up to 2⁵³ are exact as weights
-        sizes = np.bincount(lut, self.fragment_sizes, len(lut)).astype(np.int64)
-        shown = sizes >= max(1, smallest)
-        shown[0] = False
+        if not absorb:
+            lut = self.tree.lut(threshold)
+        elif self.forest is None:
+            raise StoreError("expected a forest to absorb small segments, got none: load it")
+        else:
+            lut = self.forest.lut(threshold, absorb)
         if smallest > 1:
-            lut = np.where(shown[lut], lut, 0).astype(np.uint32)
-        return SegmentationAt(lut, sizes[shown])
+            lut[self._sizes(lut)[lut] < smallest] = 0
+        return lut
+
+    def sizes(self, lut: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
+        """Voxels of every segment of a LUT, in no order, shape (n_segments,), int64."""
+        sizes = self._sizes(lut)
+        sizes[0] = 0
+        return sizes[sizes > 0]
+
+    def _sizes(self, lut: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.int64]:
+        """Voxels by segment id."""
+        # whole numbers up to 2⁵³ are exact as weights
+        return np.bincount(lut, self.fragment_sizes, len(lut)).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,7 @@ class Curve(Event):
         return min(self.scores, key=lambda threshold: self.scores[threshold].voi)
 
 
-def load(store_path: str, merge_function: str) -> Iterator[Event]:
+def load(store_path: str, merge_function: str, absorbing: bool = False) -> Iterator[Event]:
     """Job: agglomerate a run by a merge function if that is still to be done, and load it.
 
     Parameters
@@ -104,6 +111,8 @@ def load(store_path: str, merge_function: str) -> Iterator[Event]:
         Of a run whose sections are all done.
     merge_function : str
         A key of `napari_cad.core.agglomerations.AGGLOMERATIONS`.
+    absorbing : bool
+        Whether small segments are to be absorbed, which needs more to be made.
 
     Yields
     ------
@@ -122,12 +131,19 @@ def load(store_path: str, merge_function: str) -> Iterator[Event]:
     store = SegmentationStore.open(store_path)
     if not store.has_agglomeration(merge_function):
         agglomerate(SegmentationStore.open(store_path, mode="a"), merge_function)
-    sizes = np.zeros(store.n_fragments + 1, np.int64)
-    sizes[1:] = store.fragment_table()[:, FRAGMENT_COLUMNS.index("size")]
-    yield LiveSegmentation(merge_function, store.merge_tree(merge_function), sizes)
+    forest = None
+    if absorbing:
+        try:
+            forest = SegmentationStore.open(store_path, mode="a").spanning_forest(merge_function)
+        except PermissionError:
+            forest = store.spanning_forest(merge_function)
+    tree = store.merge_tree(merge_function, absorb=0)
+    yield LiveSegmentation(merge_function, tree, store.fragment_sizes(), forest)
 
 
-def curve(store_path: str, merge_function: str, truth: EMVolume) -> Iterator[Event]:
+def curve(
+    store_path: str, merge_function: str, truth: EMVolume, absorb: int = 0
+) -> Iterator[Event]:
     """Job: score a run at every threshold.
 
     Parameters
@@ -136,6 +152,8 @@ def curve(store_path: str, merge_function: str, truth: EMVolume) -> Iterator[Eve
         As for `load`, which has made the agglomeration.
     truth : EMVolume
         See `napari_cad.core.evaluation.store_contingency`.
+    absorb : int
+        Segments of fewer voxels are joined to a neighbour.
 
     Yields
     ------
@@ -149,7 +167,8 @@ def curve(store_path: str, merge_function: str, truth: EMVolume) -> Iterator[Eve
     yield StageStarted("evaluation", 1)
     store = SegmentationStore.open(store_path)
     table = store_contingency(store, truth)
-    scores = threshold_curve(table, store.merge_tree(merge_function).lut, CURVE_THRESHOLDS)
+    tree = store.merge_tree(merge_function, absorb=absorb)
+    scores = threshold_curve(table, tree.lut, CURVE_THRESHOLDS)
     yield Curve(dict(zip(CURVE_THRESHOLDS, scores, strict=True)))
 
 

@@ -15,7 +15,7 @@ The id of a segment is the smallest id among its fragments, as in waterz.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -69,6 +69,28 @@ class MergeHistory:
 
     def __len__(self) -> int:
         return len(self.a)
+
+    def running_score(self) -> npt.NDArray[np.float32]:
+        """Highest score up to and including each merge, shape (n,), float32."""
+        running: npt.NDArray[np.float32] = np.maximum.accumulate(self.score)
+        return running
+
+    def lut(self, n_fragments: int, threshold: float) -> npt.NDArray[np.uint32]:
+        """Fragment → segment at a threshold, for once; for several ones make a `MergeTree`.
+
+        Parameters
+        ----------
+        n_fragments : int
+            Highest fragment id.
+        threshold : float
+            Everything with a running score below it is joined.
+
+        Returns
+        -------
+        ndarray, shape (n_fragments + 1,), uint32
+            See `MergeTree.lut`.
+        """
+        return segment_lut(n_fragments, self.a, self.b, self.running_score(), threshold)
 
 
 class MergeTree:
@@ -134,9 +156,9 @@ class MergeTree:
                 f"a merge history of fragments up to {highest} does not belong to {n_fragments} "
                 "fragments"
             )
-        child, parent, name, merges = _union_by_size(n_fragments, history)
-        running = np.maximum.accumulate(history.score)[merges]
-        return cls(child, parent, name, running, n_fragments)
+        made = union_by_size(history.a, history.b, np.ones(n_fragments + 1, np.int64))
+        running = history.running_score()[made.edge]
+        return cls(made.child, made.parent, made.name, running, n_fragments)
 
     def __len__(self) -> int:
         """Count all merges."""
@@ -244,34 +266,70 @@ class MergeTree:
         return scores
 
 
-def _union_by_size(
-    n_fragments: int, history: MergeHistory
-) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
-    """Child, parent and name of every merge that joins two regions, and its row in the history."""
-    # one after the other and in plain Python: every merge needs the sizes that those before made
-    root = list(range(n_fragments + 1))
-    size = [1] * (n_fragments + 1)
-    smallest = list(range(n_fragments + 1))
-    child, parent, name, merges = [], [], [], []
-    for merge, (a, b) in enumerate(zip(history.a.tolist(), history.b.tolist(), strict=True)):
-        while (up := root[a]) != a:  # these paths may be shortened, only the forest's may not
-            root[a] = a = root[up]
-        while (up := root[b]) != b:
-            root[b] = b = root[up]
-        if a == b:
+class Unions(NamedTuple):
+    """Of every edge that joins two regions, columns of one length.
+
+    `child` goes below `parent`, both roots; `name` is the smallest fragment of what they make,
+    `edge` the place of the edge, `smaller` the size of the child's region, and `swapped` tells
+    where that is the region of b, and so where the parent's is the region of a.
+    """
+
+    child: IndexArray
+    parent: IndexArray
+    name: IndexArray
+    edge: IndexArray
+    smaller: npt.NDArray[np.int64]
+    swapped: npt.NDArray[np.bool_]
+
+
+def union_by_size(a: IdArray, b: IdArray, sizes: npt.NDArray[np.integer[Any]]) -> Unions:
+    """Join regions edge by edge, the smaller one always below the root of the larger one.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (n,), integer
+        Fragments of each edge, in the order in which they join.
+    sizes : ndarray, shape (n_fragments + 1,), integer
+        By fragment id.
+
+    Returns
+    -------
+    Unions
+        Without the edges inside one region.
+    """
+    # one after the other and in plain Python: every union needs the sizes that those before made
+    size = sizes.tolist()
+    root = list(range(len(size)))
+    smallest = list(range(len(size)))
+    child, parent, name, edge, smaller, swapped = [], [], [], [], [], []
+    for place, (i, j) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        while (up := root[i]) != i:  # these paths may be shortened, only the forest's may not
+            root[i] = i = root[up]
+        while (up := root[j]) != j:
+            root[j] = j = root[up]
+        if i == j:
             continue
-        if size[a] < size[b]:
-            a, b = b, a
-        root[b] = a
-        size[a] += size[b]
-        if smallest[b] < smallest[a]:
-            smallest[a] = smallest[b]
-        child.append(b)
-        parent.append(a)
-        name.append(smallest[a])
-        merges.append(merge)
-    columns = (np.array(column, dtype=np.intp) for column in (child, parent, name, merges))
-    return tuple(columns)  # type: ignore[return-value]
+        swap = size[i] >= size[j]
+        if not swap:
+            i, j = j, i
+        root[j] = i
+        smaller.append(size[j])
+        size[i] += size[j]
+        if smallest[j] < smallest[i]:
+            smallest[i] = smallest[j]
+        child.append(j)
+        parent.append(i)
+        name.append(smallest[i])
+        edge.append(place)
+        swapped.append(swap)
+    return Unions(
+        np.array(child, np.intp),
+        np.array(parent, np.intp),
+        np.array(name, np.intp),
+        np.array(edge, np.intp),
+        np.array(smaller, np.int64),
+        np.array(swapped, np.bool_),
+    )
 
 
 def join_scores(graph: RegionGraph, history: MergeHistory) -> npt.NDArray[np.float32]:

@@ -143,7 +143,8 @@ def segment_volume(
 
     yield StageStarted("agglomeration", 1)
     agglomerate(store, merge_function)
-    store.choose_agglomeration(merge_function, config.agglomeration.threshold)
+    agglomeration = config.agglomeration
+    store.choose_agglomeration(merge_function, agglomeration.threshold, agglomeration.absorb)
     lut = store.lut()
     yield SectionDone("agglomeration", volume.n_sections - 1, 1, 1)
     yield Finished(

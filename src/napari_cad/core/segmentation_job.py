@@ -46,6 +46,8 @@ class SegmentationOptions:
     merge_function : str, optional
     threshold : float, optional
         Edge score in [0, 1].
+    absorb : int
+        Segments of fewer voxels join a neighbour; see `napari_cad.core.absorption`.
     inference : InferenceConfig
     fragments : FragmentConfig
     fit : FitConfig
@@ -61,6 +63,7 @@ class SegmentationOptions:
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     workers: int | None = None
     fit: FitConfig = field(default_factory=FitConfig)
+    absorb: int = 0
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -77,6 +80,7 @@ class SegmentationOptions:
             agglomeration=AgglomerationConfig(
                 checkpoint.merge_function if self.merge_function is None else self.merge_function,
                 checkpoint.threshold if self.threshold is None else self.threshold,
+                self.absorb,
             ),
             workers=self.workers,
             fit=self.fit,

@@ -8,7 +8,8 @@
     ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
     ├─ edges/Z                 (n, 8) float64: edges inside section Z and to section Z − 1
     ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
-    ├─ agglomeration/FUNCTION/ merge history (a, b, score) and the join score of every edge
+    ├─ agglomeration/FUNCTION/ merge history (a, b, score), the join score of every edge, and, where
+    │                          small segments have been absorbed, the forest for that
     └─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
 
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
@@ -27,6 +28,7 @@ import zarr
 from zarr.codecs import BloscCodec
 from zarr.errors import ContainsArrayError, GroupNotFoundError
 
+from napari_cad.core.absorption import SpanningForest, spanning_forest
 from napari_cad.core.agglomeration import MergeHistory, MergeTree, join_scores
 from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import StoreError, StoreMismatchError
@@ -117,6 +119,7 @@ class SegmentationStore:
         self.path = path
         self._group = group
         self.settings: dict[str, Any] = cast("dict[str, Any]", group.attrs[ATTRIBUTE])
+        self._trees: dict[tuple[str, int], MergeTree] = {}
 
     # ---------------------------------------------------------------- making and opening
 
@@ -297,12 +300,18 @@ class SegmentationStore:
         """The agglomeration threshold last chosen."""
         return cast("float", self.settings["config"]["agglomeration"]["threshold"])
 
-    def choose_agglomeration(self, merge_function: str, threshold: float) -> None:
-        """Remember which merge function and threshold to show."""
+    @property
+    def absorb(self) -> int:
+        """Segments of fewer voxels are joined to a neighbour; 0 = none."""
+        return int(self.settings["config"]["agglomeration"].get("absorb", 0))
+
+    def choose_agglomeration(self, merge_function: str, threshold: float, absorb: int = 0) -> None:
+        """Remember which merge function, threshold and limit of absorbing to show."""
         settings = dict(self.settings)
+        chosen = {"merge_function": merge_function, "threshold": threshold}
         settings["config"] = {
             **settings["config"],
-            "agglomeration": {"merge_function": merge_function, "threshold": threshold},
+            "agglomeration": chosen | ({"absorb": absorb} if absorb else {}),
         }
         self._group.attrs[ATTRIBUTE] = settings
         self.settings = settings
@@ -398,6 +407,13 @@ class SegmentationStore:
         tables: list[Any] = [self._array(f"fragment_table/{z}")[:] for z in range(self.n_sections)]
         return np.concatenate([np.zeros((0, len(FRAGMENT_COLUMNS))), *tables])
 
+    def fragment_sizes(self) -> npt.NDArray[np.int64]:
+        """Voxels by fragment id, shape (n_fragments + 1,), int64."""
+        table = self.fragment_table()
+        sizes = np.zeros(self.n_fragments + 1, np.int64)
+        sizes[table[:, 0].astype(np.intp)] = table[:, FRAGMENT_COLUMNS.index("size")]
+        return sizes
+
     @property
     def fragment_offsets(self) -> npt.NDArray[np.int64]:
         """Shape (Z + 1,): fragments of section z have the ids offsets[z] + 1 … offsets[z + 1].
@@ -445,6 +461,7 @@ class SegmentationStore:
         """Write a merge history and the join scores that follow from it."""
         base = f"agglomeration/{merge_function}"
         self._group.create_group(base, overwrite=True)
+        self._trees.clear()
         # the join scores come last: their being there says that all is
         for name, column in (
             ("a", history.a),
@@ -463,19 +480,51 @@ class SegmentationStore:
         column = self._array(f"agglomeration/{merge_function}/{name}")[:]
         return cast("npt.NDArray[Any]", column)
 
-    def merge_history(self, merge_function: str | None = None) -> MergeHistory:
-        """Merge history of a merge function (by default the one last chosen)."""
+    def merge_history(
+        self, merge_function: str | None = None, absorb: int | None = None
+    ) -> MergeHistory:
+        """Merge history of a merge function (by default the one last chosen).
+
+        What is absorbed, by default as last chosen, comes first.
+        """
+        absorb = self.absorb if absorb is None else absorb
+        if absorb:
+            return self.spanning_forest(merge_function).history(absorb)
         return MergeHistory(
             *(self._agglomeration_column(name, merge_function) for name in ("a", "b", "score"))
         )
 
     def join_scores(self, merge_function: str | None = None) -> npt.NDArray[np.float32]:
-        """Join score of every edge of the region graph, in its order, float32; inf = never."""
+        """Join score of every edge of the region graph, in its order, float32.
+
+        inf = never; −inf inside what has been absorbed.
+        """
+        if self.absorb:
+            graph = self.region_graph()
+            return self.merge_tree(merge_function).join_scores(graph.u, graph.v)
         return self._agglomeration_column("join_score", merge_function)
 
-    def merge_tree(self, merge_function: str | None = None) -> MergeTree:
-        """Make the merge tree, from which the LUT at any threshold follows."""
-        return MergeTree.from_history(self.n_fragments, self.merge_history(merge_function))
+    def merge_tree(self, merge_function: str | None = None, absorb: int | None = None) -> MergeTree:
+        """Give the merge tree, from which the LUT at any threshold follows; made once.
+
+        Arguments as for `merge_history`.
+        """
+        key = (merge_function or self.merge_function, self.absorb if absorb is None else absorb)
+        if key not in self._trees:
+            history = self.merge_history(*key)
+            self._trees[key] = MergeTree.from_history(self.n_fragments, history)
+        return self._trees[key]
+
+    def spanning_forest(self, merge_function: str | None = None) -> SpanningForest:
+        """Give what absorbing needs; it is kept in the store, where that is open for writing."""
+        name = f"agglomeration/{merge_function or self.merge_function}/forest"
+        if name not in self._group:
+            join_score = self._agglomeration_column("join_score", merge_function)
+            forest = spanning_forest(self.region_graph(), join_score, self.fragment_sizes())
+            if not self._group.read_only:
+                self._write_table(name, forest.to_array())
+            return forest
+        return SpanningForest.from_array(self.n_fragments, cast("Any", self._array(name)[:]))
 
     def lut(self, threshold: float | None = None) -> npt.NDArray[np.uint32]:
         """Fragment → segment at a threshold (by default the one last chosen).
@@ -485,7 +534,14 @@ class SegmentationStore:
         ndarray, shape (n_fragments + 1,), uint32
             lut[0] = 0; the id of a segment is the smallest of its fragments' ids.
         """
-        return self.merge_tree().lut(self.threshold if threshold is None else threshold)
+        threshold = self.threshold if threshold is None else threshold
+        tree = self._trees.get((self.merge_function, self.absorb))
+        if tree is not None:
+            return tree.lut(threshold)
+        if self.absorb:
+            return self.spanning_forest().lut(threshold, self.absorb)
+        # once without the tree takes a fraction of the time that making it takes
+        return self.merge_history().lut(self.n_fragments, threshold)
 
 
 def _table_chunks(table: npt.NDArray[Any]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import zarr
 from napari.utils.transforms import Affine
 
 from napari_cad.core._lazy import LazyArray
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
+
+#: Bytes of a section that is kept for the next LUT, at most.
+_MOST_KEPT = 64 << 20
 
 Role = Literal[
     "image",
@@ -47,6 +51,13 @@ Role = Literal[
     "error_arrows",
     "error_places",
     "meshes",
+    "proofread",  # the segments of a proofreading session, and what is drawn over them
+    "proofread_marks",
+    "proofread_fragments",
+    "proofread_contacts",
+    "proofread_seeds",
+    "proofread_notes",
+    "proofread_scribbles",
 ]
 
 
@@ -64,12 +75,19 @@ class LutLabels(LazyArray):
     -----
     The type is uint16 where the LUT's values fit into it, which napari shows almost three times as
     fast, and uint32 otherwise. There is deliberately no `__setitem__`.
+
+    Of a zarr array that has a LUT the last section is kept: while the LUT changes, reading and
+    decompressing it would be half of the time until the picture. Such an array is that of a
+    finished run, which nobody writes any more.
     """
 
     def __init__(self, fragments: ArrayLike, lut: npt.NDArray[Any] | None = None) -> None:
         small = lut is not None and int(lut.max(initial=0)) < 2**16
         super().__init__(fragments.shape, np.uint16 if small else np.uint32)
         self._fragments = fragments
+        section_bytes = self.shape[1] * self.shape[2] * np.dtype(np.intp).itemsize
+        self._keeps = isinstance(fragments, zarr.Array) and section_bytes <= _MOST_KEPT
+        self._kept: tuple[int, npt.NDArray[np.intp]] | None = None
         self._lut: npt.NDArray[Any] | None = None
         if lut is not None:
             self.set_lut(lut)
@@ -101,9 +119,19 @@ class LutLabels(LazyArray):
         self._lut = lut.astype(self.dtype)
 
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
-        fragments = np.asarray(self._fragments[z, y, x])
         lut = self._lut
-        return fragments.astype(self.dtype, copy=False) if lut is None else lut[fragments]
+        if lut is None:
+            return np.asarray(self._fragments[z, y, x]).astype(self.dtype, copy=False)
+        if self._keeps and z.stop == z.start + 1:
+            return lut.take(self._section(z.start)[None, y, x])
+        return lut.take(np.asarray(self._fragments[z, y, x]))
+
+    def _section(self, z: int) -> npt.NDArray[np.intp]:
+        """One section, as numpy looks values up fastest."""
+        kept = self._kept  # another thread may replace it meanwhile
+        if kept is None or kept[0] != z:
+            kept = self._kept = (z, np.asarray(self._fragments[z]).astype(np.intp))
+        return kept[1]
 
 
 class ChannelsLast:

@@ -14,7 +14,7 @@ from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.errors import NapariCadError
 from napari_cad.core.live_segmentation import Curve, LiveSegmentation
 from napari_cad.core.store import SegmentationStore
-from napari_cad.viewer.error_layers import aligned_truth
+from napari_cad.viewer.error_layers import aligned_truth, shown_lut
 from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import (
     LutLabels,
@@ -32,6 +32,7 @@ from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.layers import Labels
 
     from napari_cad.core.errors import JobError
     from napari_cad.core.events import Event
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 _LOAD = "napari_cad.core.live_segmentation:load"
 _CURVE = "napari_cad.core.live_segmentation:curve"
 
-#: Milliseconds within which a moving slider is followed once, by its last value.
-_THROTTLE = 15
+#: Milliseconds of rest after which sizes are counted and drawn: the picture goes first.
+_REST = 60
 
 
 class AgglomerateWidget(Column):
@@ -56,6 +57,7 @@ class AgglomerateWidget(Column):
         super().__init__()
         self._viewer = viewer
         self._live: LiveSegmentation | None = None
+        self._pending = False
 
         self.runs = QComboBox()
         self.runs.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -77,7 +79,17 @@ class AgglomerateWidget(Column):
         self.smallest.setRange(0, 10_000_000)
         self.smallest.setSingleStep(100)
         self.smallest.setSuffix(" voxels")
-        self.smallest.setToolTip("Segments below this size are hidden.")
+        self.smallest.setToolTip("Segments below this size are hidden, here only.")
+        self.absorb = QSpinBox()
+        self.absorb.setRange(0, 10_000_000)
+        self.absorb.setSingleStep(100)
+        self.absorb.setSuffix(" voxels")
+        self.absorb.setToolTip(
+            tooltip(
+                "Segments below this size join the neighbour that they would merge with first; "
+                "0 leaves all as they are."
+            )
+        )
         self.counts = QLabel()
         self.counts.setWordWrap(True)
         self.histogram = SizeHistogram()
@@ -89,7 +101,10 @@ class AgglomerateWidget(Column):
         self.curve = CurvePlot()
         self.keep_button = QPushButton("Keep for this run")
         self.keep_button.setToolTip(
-            "Remember merge function and threshold in the store: export and view use them."
+            tooltip(
+                "Remember merge function, threshold and what is absorbed in the store: export, "
+                "evaluation and proofreading use them."
+            )
         )
         self.status = RunStatus()
         form = QWidget()
@@ -97,7 +112,8 @@ class AgglomerateWidget(Column):
         rows.addRow("Run", self.runs)
         rows.addRow("Merge function", self.merge_function)
         rows.addRow("Threshold", self.threshold)
-        rows.addRow("Smallest", self.smallest)
+        rows.addRow("Absorb below", self.absorb)
+        rows.addRow("Hide below", self.smallest)
         truth = QWidget()
         form_layout(truth).addRow("Truth", self.truth)
         self.fill(
@@ -105,10 +121,10 @@ class AgglomerateWidget(Column):
             self.curve, self.status,
         )  # fmt: skip
 
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_THROTTLE)
-        self._timer.timeout.connect(self.show_threshold)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(_REST)
+        self._rest.timeout.connect(self.show_sizes)
         self.loader = JobRunner(self)
         self.scorer = JobRunner(self)
         for runner in (self.loader, self.scorer):
@@ -119,6 +135,7 @@ class AgglomerateWidget(Column):
         self.merge_function.currentIndexChanged.connect(self.load)
         self.threshold.valueChanged.connect(self._on_moved)
         self.smallest.valueChanged.connect(self._on_moved)
+        self.absorb.valueChanged.connect(self._on_absorb)
         self.curve_button.clicked.connect(self.score)
         self.keep_button.clicked.connect(self.keep)
         events = viewer.layers.events
@@ -133,6 +150,11 @@ class AgglomerateWidget(Column):
         run: str | None = self.runs.currentData()
         return run
 
+    @property
+    def _layer(self) -> Labels | None:
+        """The layer of that run's segments, if it is there."""
+        return None if self.run is None else find_layer(self._viewer, "segments", self.run)
+
     # ------------------------------------------------------------------ what the person does
 
     def load(self) -> None:
@@ -143,36 +165,47 @@ class AgglomerateWidget(Column):
         if self.run is None:
             self.loader.cancel()
             return
-        arguments = {"store_path": self.run, "merge_function": self.merge_function.currentText()}
+        arguments = {
+            "store_path": self.run,
+            "merge_function": self.merge_function.currentText(),
+            "absorbing": self.absorb.value() > 0,
+        }
         self.status.running(f"Agglomerating by {arguments['merge_function']} …")
         self.loader.start(_LOAD, arguments, "Agglomerating")
 
     def show_threshold(self) -> None:
         """Show the segments where the slider stands."""
-        live, run = self._live, self.run
-        layer = None if run is None else find_layer(self._viewer, "segments", run)
-        if live is None or layer is None:
+        live, layer = self._live, self._layer
+        if live is None or layer is None or (self.absorb.value() and live.forest is None):
             return
-        now = live.at(self.threshold.value(), self.smallest.value())
+        lut = live.lut(self.threshold.value(), self.smallest.value(), self.absorb.value())
         highest = live.tree.n_fragments
         if not isinstance(layer.data, LutLabels) or highest > np.iinfo(layer.data.dtype).max:
             # labels of 16 bits may be enough for one threshold, and not for the next
-            fragments = state_of(self._viewer).store(str(run)).fragments
+            fragments = state_of(self._viewer).store(str(self.run)).fragments
             layer.data = LutLabels(fragments, live.tree.lut(0))
             layer.editable = False
-        layer.data.set_lut(now.lut)
-        layer.refresh()
-        largest = int(now.sizes.max(initial=0))
-        self.counts.setText(f"{len(now.sizes):,} segments, the largest of {largest:,} voxels")
-        line = f"{len(now.sizes):,} segments at {self.threshold.value():.2f}"
-        state_of(self._viewer).report("agglomerate", line, run=run)
-        self.histogram.show_sizes(now.sizes)
+        layer.data.set_lut(lut)
+        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        self._rest.start()
+
+    def show_sizes(self) -> None:
+        """Count and draw the sizes of the segments that are shown."""
+        live, layer = self._live, self._layer
+        lut = None if layer is None else shown_lut(layer)
+        if live is None or lut is None or len(lut) != live.tree.n_fragments + 1:
+            return
+        sizes = live.sizes(lut)
+        largest = int(sizes.max(initial=0))
+        self.counts.setText(f"{len(sizes):,} segments, the largest of {largest:,} voxels")
+        line = f"{len(sizes):,} segments at {self.threshold.value():.2f}"
+        state_of(self._viewer).report("agglomerate", line, run=self.run)
+        self.histogram.show_sizes(sizes)
         self.curve.show_threshold(self.threshold.value())
 
     def score(self) -> None:
         """Draw the curve against the truth that is chosen."""
-        truth, run = self.truth.layer, self.run
-        segments = None if run is None else find_layer(self._viewer, "segments", run)
+        truth, segments = self.truth.layer, self._layer
         if truth is None or segments is None or truth is segments:
             self.status.failed("A labels layer with the truth is needed beside the segments.")
             return
@@ -183,25 +216,29 @@ class AgglomerateWidget(Column):
             return
         self.status.running("Counting fragments and truth …")
         arguments = {
-            "store_path": run,
+            "store_path": self.run,
             "merge_function": self.merge_function.currentText(),
             "truth": volume,
+            "absorb": self.absorb.value(),
         }
         self.scorer.start(_CURVE, arguments, "Scoring")
 
     def keep(self) -> None:
-        """Write merge function and threshold into the store."""
+        """Write merge function, threshold and limit of absorbing into the store."""
         if self.run is None:
             return
         threshold = round(self.threshold.value(), 4)
         try:
             store = SegmentationStore.open(self.run, mode="a")
-            store.choose_agglomeration(self.merge_function.currentText(), threshold)
+            store.choose_agglomeration(
+                self.merge_function.currentText(), threshold, self.absorb.value()
+            )
         except (NapariCadError, OSError) as error:
             self.status.failed(f"The threshold could not be written: {error}")
             return
         state_of(self._viewer).forget(self.run)
-        self.status.ended(f"{Path(self.run).name} now has the threshold {threshold:g}.")
+        absorbed = f", absorbing below {store.absorb:,} voxels" if store.absorb else ""
+        self.status.ended(f"{Path(self.run).name} now has the threshold {threshold:g}{absorbed}.")
 
     # ------------------------------------------------------------------ what comes back
 
@@ -209,7 +246,7 @@ class AgglomerateWidget(Column):
         if isinstance(event, LiveSegmentation):
             self._live = event
             self._enable()
-            self.show_threshold()
+            self._on_absorb()
         elif isinstance(event, Curve):
             self.curve.show_curve(event)
             best = event.scores[event.best]
@@ -226,8 +263,21 @@ class AgglomerateWidget(Column):
         self.status.failed(str(error), error.details)
 
     def _on_moved(self) -> None:
-        if not self._timer.isActive():
-            self._timer.start()
+        if not self._pending:
+            self._pending = True
+            # all moves that wait already become one; and Qt paints after what is queued like
+            # this, so that slider and picture are painted together
+            QTimer.singleShot(0, self._follow)
+
+    def _follow(self) -> None:
+        self._pending = False
+        self.show_threshold()
+
+    def _on_absorb(self) -> None:
+        if self.absorb.value() and self._live is not None and self._live.forest is None:
+            self.load()  # once more, with what absorbing needs
+        else:
+            self._on_moved()
 
     def _on_run(self) -> None:
         self.status.clear()
@@ -247,11 +297,13 @@ class AgglomerateWidget(Column):
         except (NapariCadError, OSError) as error:
             self.status.failed(str(error))
             return
-        for widget in (self.threshold, self.merge_function):
+        widgets = (self.threshold, self.merge_function, self.absorb)
+        for widget in widgets:
             widget.blockSignals(True)
         self.threshold.setValue(store.threshold)
         self.merge_function.setCurrentText(store.merge_function)
-        for widget in (self.threshold, self.merge_function):
+        self.absorb.setValue(store.absorb)
+        for widget in widgets:
             widget.blockSignals(False)
 
     def _list_runs(self) -> None:
@@ -275,5 +327,7 @@ class AgglomerateWidget(Column):
         ready = self._live is not None
         for widget in (self.threshold, self.smallest, self.keep_button, self.curve_button):
             widget.setEnabled(ready)
+        # while it loads too: whoever clicks its arrow again and again would lose the focus
+        self.absorb.setEnabled(self.run is not None)
         if not ready:
             self.counts.setText("" if self.run else "Segment an image, or open a run, first.")
