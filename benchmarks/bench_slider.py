@@ -75,7 +75,7 @@ def measure(path: Path, options: argparse.Namespace) -> None:
     viewer.show()
     noise = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE), np.uint8)
     image = np.broadcast_to(noise, store.shape)
-    viewer.add_image(image, contrast_limits=(0, 255), scale=store.voxel_size)
+    viewer.add_image(image, contrast_limits=(0, 255), scale=store.voxel_size, units="nm")
     for data, settings, kind in read_store(path):
         getattr(viewer, f"add_{kind}")(data, **settings)
     widget = AgglomerateWidget(viewer)
