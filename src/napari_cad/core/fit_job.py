@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.config import FitConfig, InferenceConfig
-    from napari_cad.core.fit import FitGrid, FitSuggested, SettingScored
+    from napari_cad.core.fit_settings import FitGrid, FitSuggested, SettingScored
     from napari_cad.core.intensity import IntensityMapping
     from napari_cad.core.volume import EMVolume
 

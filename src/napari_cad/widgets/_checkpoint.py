@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _OTHER = "file"
 #: Characters about the training data that are shown without asking.
 _NOTE_LENGTH = 60
-_FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
+#: Files that a person may choose.
+FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
 
 
 class CheckpointChooser(QWidget):
@@ -119,7 +120,7 @@ class CheckpointChooser(QWidget):
         chosen = self.combo.itemData(index)
         if chosen == _OTHER:
             path, _ = QFileDialog.getOpenFileName(
-                self, "Choose a checkpoint", str(self._folder or ""), _FILTER
+                self, "Choose a checkpoint", str(self._folder or ""), FILTER
             )
             chosen = path or self._chosen
         self.choose(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -38,7 +39,14 @@ class IntensityForm(QWidget):
     ----------
     contrast_limits : callable
         () → the contrast limits of the image that is chosen, or None.
+
+    Attributes
+    ----------
+    changed : Signal
+        (), when the mapping may be another one.
     """
+
+    changed = Signal()
 
     def __init__(self, contrast_limits: Callable[[], tuple[float, float] | None]) -> None:
         super().__init__()
@@ -63,6 +71,9 @@ class IntensityForm(QWidget):
         layout.addRow(self.invert)
         self._layout = layout
         self.method.currentIndexChanged.connect(self._on_method)
+        for box in (self.low, self.high, self.first, self.second):
+            box.valueChanged.connect(self._on_changed)
+        self.invert.toggled.connect(self._on_changed)
         self.from_layer.clicked.connect(self._on_from_layer)
         self._on_method()
 
@@ -82,6 +93,24 @@ class IntensityForm(QWidget):
         percentiles = (self.first.value(), self.second.value())
         return IntensityMapping(method, percentiles=percentiles, invert=invert)
 
+    def set_value(self, mapping: IntensityMapping | None) -> None:
+        """Show a mapping; None leaves it to the checkpoint."""
+        self.blockSignals(True)
+        self.method.setCurrentIndex(self.method.findData(mapping and mapping.method))
+        if mapping is not None:
+            if mapping.low is not None and mapping.high is not None:
+                self.low.setValue(mapping.low)
+                self.high.setValue(mapping.high)
+            self.first.setValue(mapping.percentiles[0])
+            self.second.setValue(mapping.percentiles[1])
+            self.invert.setChecked(mapping.invert)
+        self.blockSignals(False)
+        self._on_changed()
+
+    def _on_changed(self) -> None:
+        if not self.signalsBlocked():
+            self.changed.emit()
+
     def _on_method(self) -> None:
         method = self.method.currentData()
         for row, shown in (
@@ -94,6 +123,7 @@ class IntensityForm(QWidget):
             row.setVisible(shown)
             if label is not None:
                 label.setVisible(shown)
+        self._on_changed()
 
     def _on_from_layer(self) -> None:
         limits = self._contrast_limits()
