@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from waterz._agglomerate import _load_prebuilt
 
 from napari_cad.core import _waterz_child as child
 from napari_cad.core import agglomeration
+from napari_cad.core._quantile_merging import merge_history
 from napari_cad.core.agglomeration import (
     MERGE_FUNCTIONS,
     MergeHistory,
@@ -83,15 +85,21 @@ def graph_of(affinities, fragments):
 def in_process(monkeypatch):
     """Call the child's functions here: what they compute is the same, starting them is not free."""
 
-    def run(task, *, function, **arguments):
-        (columns,) = getattr(child, task)(
-            scoring_function=function.scoring_function,
-            queue_bins=function.queue_bins,
-            **arguments,
+    def run(task, **arguments):
+        module, function = task.split(":")
+        (columns,) = getattr(importlib.import_module(f"napari_cad.core.{module}"), function)(
+            **arguments
         )
         return MergeHistory(*columns)
 
     monkeypatch.setattr(agglomeration, "_run", run)
+
+
+@pytest.fixture(params=["waterz", "ours"])
+def engine(request, monkeypatch):
+    """What a graph of any size is given to."""
+    monkeypatch.setattr(agglomeration, "_WATERZ_EDGES", 0 if request.param == "ours" else 10**9)
+    return request.param
 
 
 def run_waterz(affinities, fragments, thresholds, scoring_function=MEAN, queue_bins=0, **options):
@@ -261,8 +269,10 @@ def test_components_of_join_scores_are_the_segments_of_waterz(volume, name):
     assert len(set(n_segments)) > 3  # thresholds that change nothing would test nothing
 
 
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("queue_bins", [0, 256])
+@pytest.mark.usefixtures("in_process", "engine")
+@pytest.mark.parametrize(
+    ("engine", "queue_bins"), [("waterz", 0), ("waterz", 256), ("ours", 256)], indirect=["engine"]
+)
 @pytest.mark.parametrize("name", ON_GRAPH)
 def test_the_graph_gives_the_history_of_the_voxels(volume, name, queue_bins, monkeypatch):
     """Entry for entry: decided by the edges' maxima, their order and the queue alone."""
@@ -276,7 +286,7 @@ def test_the_graph_gives_the_history_of_the_voxels(volume, name, queue_bins, mon
     assert len(history) > len(np.unique(volume[1])) / 2
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("in_process", "engine")
 def test_the_order_of_edges_does_not_matter(volume):
     graph = graph_of(*volume)
     order = np.random.default_rng(0).permutation(len(graph))
@@ -287,7 +297,7 @@ def test_the_order_of_edges_does_not_matter(volume):
     assert_same_history(agglomerate_graph(shuffled), agglomerate_graph(graph))
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("in_process", "engine")
 def test_ids_far_apart_give_the_same_history(monkeypatch):
     """The numbers that waterz sees must not grow with them, its memory would."""
     affinities, fragments = random_volume(3)
@@ -322,7 +332,48 @@ def test_dense_renumbering_without_background():
     assert (history.a[0], history.b[0]) == (10**6, 10**9)
 
 
+def random_graph(seed):
+    """Any graph, from a handful of edges to many with few different scores: (u, v, affinity)."""
+    rng = np.random.default_rng(seed)
+    n_nodes, n_edges = ((5, 8), (20, 60), (100, 500), (600, 3000))[seed % 4]
+    edges = np.unique(np.sort(rng.integers(1, n_nodes + 1, (n_edges, 2)), axis=1), axis=0)
+    edges = rng.permutation(edges[edges[:, 0] != edges[:, 1]]).astype(np.uint32)
+    n_levels = (1, 2, 8, 256)[seed // 4 % 4]
+    levels = rng.integers(0, n_levels, len(edges)) * (256 // n_levels)
+    return edges[:, 0], edges[:, 1], ((levels + 0.5) / 256).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ON_GRAPH)
+@pytest.mark.parametrize("seed", range(32))
+def test_our_merging_is_that_of_waterz_tie_by_tie(seed, name):
+    u, v, affinity = random_graph(seed)
+    function = MERGE_FUNCTIONS[name]
+
+    (ours,) = merge_history(u, v, affinity, function.percent)
+
+    (reference,) = child.merge_history_of_graph(
+        u, v, affinity, function.scoring_function, function.queue_bins
+    )
+    for column, expected in zip(ours, reference, strict=True):
+        np.testing.assert_array_equal(column, expected)
+        assert column.dtype == expected.dtype
+
+
 # ------------------------------------------------------------------------- in the child process
+
+
+def test_a_large_graph_gets_the_same_history_in_a_child(monkeypatch):
+    graph = graph_of(*random_volume(4))
+    expected = agglomerate_graph(graph)
+    monkeypatch.setattr(agglomeration, "_WATERZ_EDGES", len(graph) - 1)
+    tasks = []
+    run = agglomeration._run
+    monkeypatch.setattr(
+        agglomeration, "_run", lambda task, **values: tasks.append(task) or run(task, **values)
+    )
+
+    assert_same_history(agglomerate_graph(graph), expected)
+    assert tasks == ["_quantile_merging:merge_history"]
 
 
 def test_the_child_gives_what_waterz_gives_and_prints_nothing(capfd):

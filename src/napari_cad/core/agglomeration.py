@@ -12,6 +12,10 @@ The published merge function starts every edge from a single number, its maximum
 the merge history that it gives on the volume, entry for entry. In that line every edge is one
 contact along x, and id 0, which waterz gives no edges, keeps the edges apart.
 
+On large graphs waterz's histograms need more memory than everything else together, and a module
+of our own (`napari_cad.core._quantile_merging`) gives the same history, tie by tie, in a twentieth
+of it.
+
 Funke et al., "Large scale image segmentation with structured loss based deep learning for
 connectome reconstruction", TPAMI 2019 (waterz); Liu et al., CVPR 2024 (the choice of the median).
 """
@@ -43,6 +47,10 @@ __all__ = [
     "segment_lut",
 ]
 
+#: Largest graph that waterz gets, in edges: 140 MB. For small ones it is there at once, while our
+#: own module is compiled the first time that it is used.
+_WATERZ_EDGES = 100_000
+
 _HISTOGRAM = "OneMinus<HistogramQuantileAffinity<RegionGraphType, {}, ScoreValue, 256, {}>>"
 
 
@@ -62,12 +70,15 @@ class MergeFunction:
     on_graph : bool
         Whether every edge starts from its maximum affinity, so that the region graph is enough.
         Otherwise the whole volume has to be in memory.
+    percent : int or None
+        Which quantile it is, if it is one.
     """
 
     help: str
     scoring_function: str
     queue_bins: int
     on_graph: bool
+    percent: int | None = None
 
 
 def _quantile(percent: int, *, of_maxima: bool, published: bool = False) -> MergeFunction:
@@ -82,6 +93,7 @@ def _quantile(percent: int, *, of_maxima: bool, published: bool = False) -> Merg
         _HISTOGRAM.format(percent, "true" if of_maxima else "false"),
         256,
         on_graph=of_maxima,
+        percent=percent,
     )
 
 
@@ -107,8 +119,9 @@ MERGE_FUNCTIONS: dict[str, MergeFunction] = {
 def agglomerate_graph(graph: RegionGraph, merge_function: str = "median") -> MergeHistory:
     """Merge everything that touches, on the region graph alone.
 
-    waterz runs in a child process: it holds the interpreter's lock for the whole call and prints.
-    It takes about 1.3 kB per edge there, most of it its histograms.
+    It is done in a child process, whose memory is given back when it ends: by waterz, which holds
+    the interpreter's lock, prints, and takes 1.4 kB per edge, or on larger graphs by
+    `napari_cad.core._quantile_merging`, which takes 60 bytes.
 
     Parameters
     ----------
@@ -129,10 +142,10 @@ def agglomerate_graph(graph: RegionGraph, merge_function: str = "median") -> Mer
     ShapeError
         If an edge does not join two different fragments.
     JobError
-        If waterz fails.
+        If the child process fails.
     """
     function = known_merge_function(merge_function)
-    if not function.on_graph:
+    if not function.on_graph or function.percent is None:
         usable = ", ".join(name for name, f in MERGE_FUNCTIONS.items() if f.on_graph)
         raise ConfigError(
             f"merge function {merge_function!r} needs the voxels of the contacts; on a region "
@@ -145,13 +158,10 @@ def agglomerate_graph(graph: RegionGraph, merge_function: str = "median") -> Mer
             "edges of a region graph join two different fragments with ids from 1 on; got one "
             "from a fragment to itself or to the background"
         )
-    return _run(
-        "merge_history_of_graph",
-        u=graph.u,
-        v=graph.v,
-        affinity=graph.max,
-        function=function,
-    )
+    edges = {"u": graph.u, "v": graph.v, "affinity": graph.max}
+    if len(graph) > _WATERZ_EDGES:
+        return _run("_quantile_merging:merge_history", percent=function.percent, **edges)
+    return _run_waterz("merge_history_of_graph", function, **edges)
 
 
 def agglomerate_voxels(
@@ -189,11 +199,11 @@ def agglomerate_voxels(
             f"fragments of shape {tuple(fragments.shape)} need uint8 affinities of shape "
             f"{(3, *fragments.shape)}, got {affinities.dtype} of shape {tuple(affinities.shape)}"
         )
-    return _run(
+    return _run_waterz(
         "merge_history_of_volume",
+        function,
         affinities=Served(affinities),
         fragments=Served(fragments),
-        function=function,
     )
 
 
@@ -212,20 +222,22 @@ def known_merge_function(name: str) -> MergeFunction:
     return MERGE_FUNCTIONS[name]
 
 
-def _run(task: str, *, function: MergeFunction, **arguments: Any) -> MergeHistory:
-    """Run a task of the waterz child to its end; it ends with the caller, however that ends."""
-    job = JobProcess(
-        f"napari_cad.core._waterz_child:{task}",
-        {
-            "scoring_function": function.scoring_function,
-            "queue_bins": function.queue_bins,
-            **arguments,
-        },
+def _run_waterz(task: str, function: MergeFunction, **arguments: Any) -> MergeHistory:
+    return _run(
+        f"_waterz_child:{task}",
+        scoring_function=function.scoring_function,
+        queue_bins=function.queue_bins,
+        **arguments,
     )
+
+
+def _run(task: str, **arguments: Any) -> MergeHistory:
+    """Run a child to its end; it ends with the caller, however that ends."""
+    job = JobProcess(f"napari_cad.core.{task}", arguments)
     try:
         results = list(job.events())
     finally:
         job.cancel()
     if len(results) != 1:
-        raise JobError(f"waterz should give one merge history, gave {len(results)}")
+        raise JobError(f"{task} should give one merge history, gave {len(results)}")
     return MergeHistory(*results[0])
