@@ -199,12 +199,12 @@ def _append(end: int, node: int, first_end: U32, last_end: U32, next_end: U32) -
 
 
 @numba.njit(cache=True)
-def _home(low: int, high: int, size: int) -> int:
+def _home(low: int, high: int, size: int) -> np.int64:
     """Slot in which a pair wants to be; the finaliser of SplitMix64 spreads neighbouring ids."""
     key = (np.uint64(low) << np.uint64(32)) | np.uint64(high)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return int((key ^ (key >> np.uint64(31))) & np.uint64(size - 1))
+    return np.int64((key ^ (key >> np.uint64(31))) & np.uint64(size - 1))
 
 
 @numba.njit(cache=True)
