@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from psygnal import Signal
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_cad.core.errors import JobError, NapariCadError
 from napari_cad.core.fit_job import SERVE_PREVIEWS, PreviewFailed, PreviewMade, WantedPreview
@@ -51,7 +59,7 @@ _PICTURES: dict[Shown, tuple[str, str]] = {
     "image": ("The image", "Only the outlines of the fragments over the image."),
 }
 
-_CENTRE = "Around the centre of the view"
+_CENTRE = "Centre of the view"
 _DRAWN = "A box that I draw"
 
 
@@ -135,6 +143,8 @@ class FitPreview(QWidget):
                 "rectangle drawn in a shapes layer, which may be moved."
             )
         )
+        for combo in (self.picture, self.where):  # long names must not make the dock wider
+            combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.line = QLabel()
         self.line.setWordWrap(True)
         form = QWidget()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QMessageBox, QPushButton, QWidget
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
-from napari_cad.core.config import AgglomerationConfig, InferenceConfig
+from napari_cad.core.config import AgglomerationConfig, FitConfig, InferenceConfig
 from napari_cad.core.errors import JobError, NapariCadError
-from napari_cad.core.events import Event, Finished, Warned
+from napari_cad.core.events import Event, Finished, OutOfDomain, Warned
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.checkpoints import needs_download
 from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
@@ -22,7 +22,8 @@ from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
-from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout
+from napari_cad.widgets._fit_row import FitRow
+from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout, tooltip
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._output import OutputChooser, default_store_path
 from napari_cad.widgets._status import RunStatus
@@ -30,6 +31,7 @@ from napari_cad.widgets._volume import VolumeForm
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.layers import Image
 
     from napari_cad.core.published import PublishedCheckpoint
     from napari_cad.viewer.layers import Placement
@@ -71,6 +73,7 @@ class SegmentWidget(Column):
 
         self.volume = VolumeForm(viewer)
         self.checkpoint = CheckpointChooser(viewer)
+        self.fit = FitRow(viewer, self._image_and_checkpoint)
         self.agglomeration = ConfigForm(
             AgglomerationConfig,
             ("merge_function", "threshold"),
@@ -86,6 +89,11 @@ class SegmentWidget(Column):
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop; Run goes on from there.")
         self.status = RunStatus()
+        self.fit_button = QPushButton("Fit the checkpoint to this image…")
+        self.fit_button.setToolTip(
+            tooltip("Find settings under which the checkpoint works on this image, without labels.")
+        )
+        self.fit_button.setVisible(False)
         self._lay_out()
 
         self.runner = JobRunner(self)
@@ -93,8 +101,10 @@ class SegmentWidget(Column):
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(self._on_cancelled)
-        self.volume.changed.connect(self._propose_output)
+        self.volume.changed.connect(self._on_image)
         self.checkpoint.changed.connect(self._on_checkpoint)
+        self.fit.changed.connect(self._on_fit)
+        self.fit_button.clicked.connect(self.fit.open)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
         self._show_running(False)
@@ -103,7 +113,9 @@ class SegmentWidget(Column):
 
     def _lay_out(self) -> None:
         checkpoint = QWidget()
-        form_layout(checkpoint).addRow("Checkpoint", self.checkpoint)
+        rows = form_layout(checkpoint)
+        rows.addRow("Checkpoint", self.checkpoint)
+        rows.addRow("Fit", self.fit)
         output = QWidget()
         form_layout(output).addRow("Store", self.output)
         self.fill(
@@ -116,6 +128,7 @@ class SegmentWidget(Column):
             Collapsible("Advanced", self.inference),
             (self.run_button, self.cancel_button),
             self.status,
+            self.fit_button,
         )
 
     # ------------------------------------------------------------------ form → config → job
@@ -123,6 +136,7 @@ class SegmentWidget(Column):
     def run(self) -> None:
         """Start what the form says, or go on with it."""
         self.status.clear()
+        self.fit_button.setVisible(False)
         try:
             self._request = self._read_form()
         except NapariCadError as error:
@@ -139,9 +153,10 @@ class SegmentWidget(Column):
         self.runner.cancel()
 
     def _read_form(self) -> _Request:
-        volume = self.volume.volume()
+        volume, chosen = self.volume.volume(), self.fit.value()
         options = SegmentationOptions(
             intensity=self.intensity.value(),
+            fit=FitConfig() if chosen is None else chosen.fit,
             inference=InferenceConfig(**self.device.values(), **self.inference.values()),
             workers=preferences().workers,
             **self.agglomeration.values(),
@@ -179,6 +194,8 @@ class SegmentWidget(Column):
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Warned):
             self.status.warn(event.message)
+            if isinstance(event, OutOfDomain):
+                self.fit_button.setVisible(True)
         elif isinstance(event, Finished):
             self.status.ended(
                 f"{event.n_segments:,} segments of {event.n_fragments:,} fragments, "
@@ -237,7 +254,18 @@ class SegmentWidget(Column):
         answer = QMessageBox.question(self, "Download a published checkpoint", text)
         return bool(answer == QMessageBox.StandardButton.Yes)
 
+    def _on_image(self) -> None:
+        self.fit.refresh()
+        self._propose_output()
+
+    def _on_fit(self) -> None:
+        """Take over contrast and polarity of a fit, which were looked at together with it."""
+        chosen = self.fit.value()
+        self.intensity.set_value(None if chosen is None else chosen.intensity)
+        self._propose_output()
+
     def _on_checkpoint(self) -> None:
+        self.fit.refresh()
         metadata, preferred = self.checkpoint.metadata(), preferences()
         if metadata is not None:
             self.agglomeration.set_values(
@@ -251,7 +279,12 @@ class SegmentWidget(Column):
             volume = self.volume.volume()
         except NapariCadError:
             return  # no image yet, or none that can be run
-        self.output.propose(default_store_path(volume, self.checkpoint.label()))
+        chosen = self.fit.value()
+        label = self.checkpoint.label() if chosen is None else f"{self.checkpoint.label()} {chosen}"
+        self.output.propose(default_store_path(volume, label))
+
+    def _image_and_checkpoint(self) -> tuple[Image | None, str]:
+        return self.volume.layer, self.checkpoint.value()
 
     def _contrast_limits(self) -> tuple[float, float] | None:
         layer = self.volume.layer
