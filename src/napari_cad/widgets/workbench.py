@@ -64,6 +64,7 @@ class Workbench(QWidget):
         state = state_of(viewer)
         state.image_chosen.connect(self.update_lines)
         state.step_reported.connect(self._on_report)
+        state.fit_wanted.connect(self._on_fit_wanted)
         self.update_lines()
         self.panels[0].expand()
 
@@ -76,6 +77,13 @@ class Workbench(QWidget):
         for panel in self.panels:
             if name in panel.step.reports:
                 panel.update_line()
+
+    def _on_fit_wanted(self, shown: list[object]) -> None:
+        """Open the part for fitting."""
+        for panel in self.panels:
+            for index, part in enumerate(panel.step.parts):
+                if part.python_name.endswith(":FitWidget"):
+                    shown.append(panel.show_part(index))
 
     def _on_toggled(self, chosen: StepPanel) -> None:
         """Leave one panel open, with all the room that there is."""
