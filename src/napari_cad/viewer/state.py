@@ -8,13 +8,14 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from psygnal import Signal
 
-from napari_cad.core.store import SegmentationStore
-
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+    from napari_cad.core.store import SegmentationStore
     from napari_cad.viewer.fits import ChosenFit
+    from napari_cad.viewer.proofreading import Proofreader
+
 _STATES: WeakKeyDictionary[ViewerModel, ViewerState] = WeakKeyDictionary()
 
 
@@ -55,6 +56,8 @@ class ViewerState:
     fit_wanted : Signal
         (list), somebody wants to see the widget for fitting; one that comes up puts itself into
         the list.
+    proofreader : Proofreader or None
+        The proofreading session that is open in the viewer.
     """
 
     run_finished = Signal(str)
@@ -70,6 +73,7 @@ class ViewerState:
         self._reports: dict[str, StepReport] = {}
         self.checkpoint: str | None = None
         self._fits: WeakKeyDictionary[Image, dict[str, ChosenFit]] = WeakKeyDictionary()
+        self.proofreader: Proofreader | None = None
 
     @property
     def image(self) -> Image | None:
@@ -137,6 +141,9 @@ class ViewerState:
         StoreError
             If it cannot be opened.
         """
+        # zarr takes half a second to import, which a widget that opens has not
+        from napari_cad.core.store import SegmentationStore
+
         if run not in self._stores:
             self._stores[run] = SegmentationStore.open(run)
         return self._stores[run]

@@ -96,7 +96,9 @@ def _lacks_image(viewer: ViewerModel) -> str:
 
 
 def _lacks_run(viewer: ViewerModel) -> str:
-    return "" if _segments(viewer) else "segment an image, or open a run, first"
+    # while a run goes on its layer shows fragments, without a LUT
+    found = any(shown_lut(layer) is not None for layer in _segments(viewer))
+    return "" if found else "segment an image, or open a run, first"
 
 
 def _lacks_labels(viewer: ViewerModel) -> str:

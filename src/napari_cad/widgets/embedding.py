@@ -142,7 +142,7 @@ class EmbeddingWidget(Column):
         )
         self.line = QLabel()
         self.line.setWordWrap(True)
-        self.write_button = QPushButton("Write all sections into the run")
+        self.write_button = QPushButton("Write all sections")
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setToolTip("Stop writing; the same button goes on from there.")
         self.status = RunStatus()

@@ -79,6 +79,8 @@ class EvaluateWidget(QWidget):
         self.arrows = QSpinBox()
         self.arrows.setRange(0, 1000)
         self.arrows.setValue(50)
+        self.arrows.setStyleSheet("min-width: 40px")  # napari's style asks for more than there is
+        self.arrows.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.kinds = {kind: QCheckBox(f"{kind}s") for kind in ("split", "merge")}
         self.save_button = QPushButton("Save…")
         self.mesh_button = QPushButton("Show in 3D")

@@ -6,12 +6,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 from psygnal import Signal
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
+    QSizePolicy,
     QTabWidget,
     QToolButton,
     QVBoxLayout,
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 _HEADER = "QFrame#step { background: rgba(128, 128, 128, 40); border-radius: 4px; }"
 _RUNNING = "color: #539bf5"
-_NARROWEST = 330
+#: Pixels of a header: about what the widest widget takes.
+_NARROWEST = 370
 
 
 class Workbench(QWidget):
@@ -57,7 +60,6 @@ class Workbench(QWidget):
             if after is not None:
                 panel.lead_on(after)
         self._column.addStretch()
-        self.setMinimumWidth(_NARROWEST)
         events = viewer.layers.events
         for event in (events.inserted, events.removed):
             event.connect(self.update_lines)
@@ -73,22 +75,21 @@ class Workbench(QWidget):
         for panel in self.panels:
             panel.update_line()
 
+    def _on_fit_wanted(self, shown: list[object]) -> None:
+        """Open the panel with the widget for fitting."""
+        if isalive(self) and self.isVisible():  # type: ignore[no-untyped-call]
+            shown.append(self)
+            self.panels[0].show_part(1)
+
     def _on_report(self, name: str) -> None:
         for panel in self.panels:
             if name in panel.step.reports:
                 panel.update_line()
 
-    def _on_fit_wanted(self, shown: list[object]) -> None:
-        """Open the part for fitting."""
-        for panel in self.panels:
-            for index, part in enumerate(panel.step.parts):
-                if part.python_name.endswith(":FitWidget"):
-                    shown.append(panel.show_part(index))
-
     def _on_toggled(self, chosen: StepPanel) -> None:
         """Leave one panel open, with all the room that there is."""
         for panel in self.panels:
-            if panel is not chosen:
+            if panel is not chosen and chosen.is_open:
                 panel.expand(False)
             self._column.setStretchFactor(panel, int(panel.is_open))
 
@@ -123,7 +124,7 @@ class StepPanel(QWidget):
         self.button.setAutoRaise(True)
         self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.button.setArrowType(Qt.ArrowType.RightArrow)
-        self.button.setStyleSheet("font-weight: bold")
+        self.button.setStyleSheet("font-weight: bold; background: transparent")
         self.line = QElidingLabel()
         self.line.setContentsMargins(22, 0, 4, 2)
         self.next_button = QPushButton()
@@ -138,6 +139,8 @@ class StepPanel(QWidget):
 
     def _lay_out(self) -> None:
         header = _Header(self.button)
+        header.setMinimumWidth(_NARROWEST)
+        header.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         column = QVBoxLayout(header)
         column.setContentsMargins(2, 2, 2, 2)
         column.setSpacing(0)
@@ -150,6 +153,7 @@ class StepPanel(QWidget):
         layout.setSpacing(2)
         layout.addWidget(header)
         layout.addWidget(self._content, 1)
+        layout.addStretch()
 
     @property
     def is_open(self) -> bool:
