@@ -101,17 +101,41 @@ def mesh_run(
 
 
 def mesh_volume(
-    labels: EMVolume, segments: Sequence[int], *, detail: Detail = "normal", simplify: bool = True
+    labels: EMVolume,
+    segments: Sequence[int],
+    *,
+    detail: Detail = "normal",
+    simplify: bool = True,
+    keys: Mapping[int, str] | None = None,
+    sections: tuple[int, int] | None = None,
 ) -> Iterator[Event]:
-    """Make the meshes of labels that come without a run; see `mesh_run`."""
+    """Make the meshes of labels that come without a run; see `mesh_run`.
+
+    Parameters
+    ----------
+    labels : EMVolume
+        Labels.
+    segments, detail, simplify
+        As for `mesh_run`.
+    keys : mapping, optional
+        Segment → key of its mesh, for whoever knows what the labels are made of.
+    sections : (int, int), optional
+        First section that holds any of the segments, and the one after the last.
+
+    Yields
+    ------
+    Event
+        As `mesh_run`.
+    """
+    first, stop = (0, labels.n_sections) if sections is None else sections
     maker = MeshMaker(
         segments,
-        range(labels.n_sections),
+        range(first, stop),
         sampling_step(detail, labels.voxel_size),
         voxel_size=labels.voxel_size,
         simplify=simplify,
     )
-    yield from _meshes(maker, labels.section, dict.fromkeys(segments, ""))
+    yield from _meshes(maker, labels.section, keys or dict.fromkeys(segments, ""))
 
 
 def _meshes(

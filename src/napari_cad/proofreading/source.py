@@ -301,7 +301,7 @@ def _digest(n_fragments: int, *columns: npt.NDArray[Any]) -> str:
 def _content(store: SegmentationStore) -> dict[str, Any]:
     """Signature of a store without where its volume lies, which may change."""
     signature = dict(store.settings["signature"])
-    volume = dict(signature["volume"])
+    volume = dict(signature.get("volume", {}))
     signature["volume"] = {k: v for k, v in volume.items() if k not in ("path", "dataset")}
     return signature
 

@@ -1,0 +1,402 @@
+"""A proofreading session in a viewer: selection, layers, keys, and how all of it follows edits.
+
+What each action does is in `proofreading_do`; what takes several clicks has a module of its own:
+`proofreading_split`, `proofreading_walk`, `proofreading_paint`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+from psygnal import Signal
+from qtpy.QtCore import QObject, QTimer
+
+from napari_cad.core.errors import NapariCadError
+from napari_cad.proofreading.errors import ConflictError
+from napari_cad.viewer.layers import shown_section
+from napari_cad.viewer.proofreading_actions import BY_NAME
+from napari_cad.viewer.proofreading_do import Actions
+from napari_cad.viewer.proofreading_keys import SessionKeys
+from napari_cad.viewer.proofreading_labels import SELECTED
+from napari_cad.viewer.proofreading_layers import SessionLayers
+from napari_cad.viewer.proofreading_meshes import SessionMeshes
+from napari_cad.viewer.proofreading_paint import Scribbles
+from napari_cad.viewer.proofreading_patience import Patience
+from napari_cad.viewer.proofreading_picking import Picked, Picker
+from napari_cad.viewer.proofreading_pointer import Pointer
+from napari_cad.viewer.proofreading_split import SplitMode
+from napari_cad.viewer.proofreading_walk import QuestionWalk
+from napari_cad.viewer.state import state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from qtpy.QtWidgets import QWidget
+
+    from napari_cad.proofreading.events import Outcome, SegmentsChanged
+    from napari_cad.proofreading.session import ProofreadingSession
+    from napari_cad.viewer.layers import Placement
+
+#: Milliseconds after which what is not urgent follows an edit: contacts, counts, the dock.
+_LATER = 30
+
+
+class Proofreader(QObject):
+    """A session that is worked on in a viewer.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where it is shown.
+    session : ProofreadingSession
+        With fragments; it is closed at the end.
+    placement : Placement
+        Of the segmentation.
+    name : str
+        Of the segmentation.
+    key : str
+        By which its layers are found again.
+    parent : QWidget
+        Its owner; the session ends with it.
+    run_path : str, optional
+        Path of the store, where it is about a run.
+
+    Attributes
+    ----------
+    said : Signal
+        (str, str), a line for the person, and how grave it is: "info", "warning" or "error".
+    changed : Signal
+        (), a moment after anything that a panel may show has changed.
+    ended : Signal
+        (str), when the session has ended, with the reason if the person did not ask for it.
+    selection : list of int
+        Selected segments, in the order of the clicks.
+    picked : Picked or None
+        What was clicked last.
+    """
+
+    said = Signal(str, str)
+    changed = Signal()
+    ended = Signal(str)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        session: ProofreadingSession,
+        placement: Placement,
+        name: str,
+        key: str,
+        parent: QWidget,
+        *,
+        run_path: str | None = None,
+    ) -> None:
+        super().__init__(parent)
+        # plugins are given a proxy; keys and clicks are those of the viewer itself
+        self.viewer: ViewerModel = getattr(viewer, "__wrapped__", viewer)
+        self.session, self.name, self.run_path = session, name, run_path
+        self.guard = threading.RLock()  # napari asks for the status bar in another thread
+        self.selection: list[int] = []
+        self.picked: Picked | None = None
+        self.contacts_shown = False
+        self._stale_contacts = False
+        self._is_over = False
+        self._depth = 0
+        self._dirty = False
+        self._again: tuple[str, int] | None = None
+        self._hidden_in_3d: list[Layer] = []
+        self.keys = SessionKeys(self.run)
+        self.patience = Patience(parent)
+        self.layers = SessionLayers(self.viewer, key, session, placement, name, self.bind)
+        self.picker = Picker(session, self.layers.fragments, self.layers.segments)
+        self.pointer = Pointer(self)
+        self.split_mode = SplitMode(self)
+        self.walk = QuestionWalk(self)
+        self.scribbles = Scribbles(self)
+        self.meshes = SessionMeshes(self.viewer, parent, self)
+        self.actions = Actions(self)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_LATER)
+        self._later.timeout.connect(self._follow_later)
+        self.destroyed.connect(_Closing(session, self.patience))
+
+        self.keys.bind(self.viewer)
+        self.layers.show(self.pointer.describe)
+        self.redraw()
+        self.pointer.begin()
+        self.viewer.layers.events.removed.connect(self._on_layer_removed)
+        self.viewer.dims.events.ndisplay.connect(self._on_ndisplay)
+        session.segments_changed.connect(self._on_segments)
+        session.history_changed.connect(self._on_history)
+        self.patience.changed.connect(self._on_history)
+        state_of(self.viewer).proofreader = self
+
+    # ------------------------------------------------------------------ what actions go through
+
+    def run(self, name: str) -> None:
+        """Do an action by its name; what goes wrong is said in a line."""
+        if self.patience.busy and name != "cancel":
+            self.say(f"{self.patience.what} … Escape gives it up.", "warning")
+            return
+        # the same once more, with nothing done between: the person means it
+        self.actions.force = self._again == (name, self.session.revision)
+        with self.reporting(name):
+            getattr(self.actions, name)()
+
+    @contextlib.contextmanager
+    def reporting(self, name: str) -> Iterator[None]:
+        """Say what goes wrong inside in a line; redraw once at the end."""
+        self._again = None
+        self._depth += 1
+        try:
+            with self.guard:
+                yield
+        except ConflictError as error:
+            self.say(f"{error}. {self._how_to_force(error, name)}".strip(), "warning")
+        except (NapariCadError, OSError) as error:
+            self.say(str(error), "error")
+        finally:
+            self._depth -= 1
+            if self._dirty and not self._depth:
+                self.redraw()
+
+    def say(self, text: str, level: str = "info") -> None:
+        """Tell the person something, in one line."""
+        self.said.emit(text, level)
+
+    def report(self, outcome: Outcome) -> None:
+        """Tell what came of an edit; a warning, if there is one, instead of the edit itself."""
+        warnings = (*outcome.warnings, *(conflict.message for conflict in outcome.conflicts))
+        text = f"Edit {outcome.edit.id}: {short(outcome.edit.describe())}"
+        if warnings:
+            self.say(f"{text}. {'; '.join(warnings)}.", "warning")
+        else:
+            self.say(text)
+
+    def _how_to_force(self, error: ConflictError, name: str) -> str:
+        if not error.forceable:
+            return ""
+        self._again = (name, self.session.revision)
+        key = self.keys.keys.get(name)
+        return (
+            f"“{BY_NAME[name].title}”{f' ({key})' if key else ''} once more does it all the same."
+        )
+
+    # ------------------------------------------------------------------ selection
+
+    def select(self, segments: Iterable[int]) -> None:
+        """Select these segments, in this order, and no others."""
+        self.selection = list(dict.fromkeys(int(segment) for segment in segments if segment))
+        self._stale_contacts = self.contacts_shown
+        self.redraw()
+
+    def living(self, segments: Sequence[int]) -> list[int]:
+        """Give those of some segments that there are now."""
+        lut = self.session.lut
+        if len(segments) > 8:
+            there = np.zeros(len(lut) + 1, np.bool_)
+            there[lut] = True
+            return [s for s in segments if s < len(there) and there[s]]
+        return [segment for segment in segments if (lut == segment).any()]
+
+    def section(self) -> int | None:
+        """Which section is on screen; None in 3D, or beyond the volume."""
+        layer = self.layers.layer
+        return None if layer is None else shown_section(self.viewer, layer)
+
+    def line(self) -> str:
+        """Give the state of the session in one line: edits, questions left, what is verified."""
+        n = len(self.session.history.path())
+        parts = [f"{n:,} edit{'s' * (n != 1)}"]
+        if self.walk.progress is not None:
+            left, total = self.walk.progress
+            parts.append(f"{left:,} of {total:,} questions left")
+        locked = len(self.session.decisions.locks)
+        if locked:
+            parts.append(f"{locked:,} verified")
+        if self.session.read_only:
+            parts.append("read-only")
+        return " · ".join(parts)
+
+    # ------------------------------------------------------------------ what follows
+
+    def bind(self, layer: Layer, leave: Sequence[str] = ()) -> None:
+        """Bind the keys on a layer of the session."""
+        if layer is not self.layers.find("proofread_scribbles") or leave:
+            self.keys.bind(layer, leave)
+
+    def redraw(self) -> None:
+        """Mark what is selected, cut or asked about."""
+        if self._depth:
+            self._dirty = True
+            return
+        self._dirty = False
+        if self._is_over:
+            return
+        marks: dict[int, npt.NDArray[np.int64]] = {}
+        preview = None
+        if self.split_mode.active:
+            marks = self.split_mode.marks()
+            preview = self.split_mode.preview if marks else None
+        else:
+            self.selection = self.living(self.selection)
+            members = [self.session.fragments_of(segment) for segment in self.selection]
+            if members:
+                marks[SELECTED] = np.concatenate(members)
+            marks |= self.walk.marks()
+        self.layers.mark(marks, preview)
+        self._later.start()
+
+    def forget_contacts(self) -> None:
+        """Show no contacts, until they are worked out again."""
+        self.layers.show_contacts(
+            np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
+        )
+        self._stale_contacts = self.contacts_shown
+        self._later.start()
+
+    def want_contacts(self, shown: bool) -> None:
+        """Show the contacts of what is selected from now on, or no more."""
+        self.contacts_shown = shown
+        self.forget_contacts()
+
+    def try_threshold(self, threshold: float) -> None:
+        """Show the segments of another threshold for a while."""
+        with self.reporting("undo"):
+            self.layers.segments.show(self.session.preview_threshold(threshold))
+            self.layers.refresh_segments()
+
+    def set_threshold(self, threshold: float) -> None:
+        """Move the threshold, which is an edit; what is cut and comes together is reported."""
+        if threshold == self.session.threshold:
+            return
+        with self.reporting("undo"):
+            self.report(self.session.set_threshold(threshold))
+
+    def show_in_3d(self) -> None:
+        """Turn to 3D for the surfaces, without the volume around them."""
+        layer = self.layers.layer
+        if self.viewer.dims.ndisplay == 3:
+            return
+        hidden = [found for found in self.layers.all() if found.visible]
+        for found in hidden:
+            found.visible = False  # before the view turns: it would be read as a whole
+        self.viewer.dims.ndisplay = 3
+        self._hidden_in_3d = hidden
+        self.viewer.layers.selection.active = layer
+
+    def _on_ndisplay(self) -> None:
+        if self.viewer.dims.ndisplay == 2:
+            for layer in self._hidden_in_3d:
+                if layer in self.viewer.layers:
+                    layer.visible = True
+            self._hidden_in_3d = []
+
+    def show_notes(self) -> None:
+        """Show the notes where they were made."""
+        notes = self.session.decisions.notes.values()
+        placed = [(note.position, note.text) for note in notes if note.position is not None]
+        self.layers.show_notes([place for place, _ in placed], [text for _, text in placed])
+
+    def _on_segments(self, event: SegmentsChanged) -> None:
+        shown = self.layers.segments
+        touched = set(event.segments)
+        rebuild = False
+        if shown.isolated is not None and touched & shown.isolated:
+            shown.isolated |= set(self.living(list(touched)))
+            rebuild = True
+        if touched & shown.hidden:
+            shown.hidden &= set(self.living(list(shown.hidden)))
+        if rebuild:
+            shown.rebuild()
+        self.layers.update(event.fragments, event.boxes)
+        self.walk.follow()
+        if self.split_mode.active:
+            self.split_mode.follow()
+        self._stale_contacts = self.contacts_shown
+        self.meshes.follow(event)
+        self.redraw()
+
+    def _on_history(self) -> None:
+        self._later.start()
+
+    def _follow_later(self) -> None:
+        if self._is_over:
+            return
+        if self._stale_contacts and not self.split_mode.active:
+            self._stale_contacts = False
+            self._show_contacts()
+        if not self.patience.busy:
+            self.walk.count()
+        state_of(self.viewer).report("proofread", self.line(), run=self.run_path)
+        self.changed.emit()
+
+    def _show_contacts(self) -> None:
+        graph = self.session.graph
+        edges = [self.session.contacts_of(segment) for segment in self.living(self.selection)]
+        chosen = np.unique(np.concatenate(edges)) if edges else np.zeros(0, np.int64)
+        self.layers.show_contacts(graph.position[chosen], graph.mean[chosen], graph.area[chosen])
+
+    def _on_layer_removed(self, event: object) -> None:
+        layer = getattr(event, "value", None)
+        self.keys.unbind(layer)
+        if not self._is_over and self.layers.layer is None:
+            self.end(
+                reason="The layer of the session was removed. Nothing is lost: every edit is on "
+                "the disk. Start again to go on."
+            )
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, *, keep: bool = False, reason: str = "") -> None:
+        """End the session; every edit is on the disk already.
+
+        Parameters
+        ----------
+        keep : bool
+            Leave the segments as they are in the viewer.
+        reason : str
+            If the person did not ask for it.
+        """
+        if self._is_over:
+            return
+        self._is_over = True
+        self._later.stop()
+        self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self._on_ndisplay()
+        self.viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
+        self.session.segments_changed.disconnect(self._on_segments)
+        self.session.history_changed.disconnect(self._on_history)
+        self.pointer.end()
+        self.keys.unbind()
+        self.patience.close()
+        self.meshes.clear()
+        self.layers.end(keep=keep)
+        self.session.close()
+        state = state_of(self.viewer)
+        if state.proofreader is self:
+            state.proofreader = None
+            state.report("proofread", "")
+        self.ended.emit(reason)
+
+
+class _Closing:
+    """Closes a session whose widget is no more, with its thread; knows no Qt."""
+
+    def __init__(self, session: ProofreadingSession, patience: Patience) -> None:
+        self._session, self._shutdown = session, patience.shutdown
+
+    def __call__(self) -> None:
+        self._shutdown()
+        self._session.close()
+
+
+def short(text: str, most: int = 120) -> str:
+    """Cut a long line."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

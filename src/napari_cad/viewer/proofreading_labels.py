@@ -1,0 +1,250 @@
+"""The arrays behind the layers of a proofreading session: tables that are changed in place.
+
+Every layer shows `table[fragments]` with a table of its own: segment ids, marks, nothing. An edit
+writes a few entries of the tables, and the section on screen is looked up again. The sections read
+last are kept, since several layers and the pointer look at the same one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_cad.core._lazy import LazyArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy.typing as npt
+
+    from napari_cad.proofreading.overlay import PatchedFragments
+    from napari_cad.proofreading.patch import PatchVoxels
+    from napari_cad.proofreading.session import ProofreadingSession
+
+#: Bytes of sections that are kept.
+_MOST_BYTES = 128 << 20
+
+#: Up to this many fragments labels have 16 bits, which napari shows almost three times as fast.
+_FEW_FRAGMENTS = 60_000
+
+#: Marks: what is selected, the sides of a cut, the sides of a question, what is verified.
+SELECTED, RED, BLUE, ONE_SIDE, OTHER_SIDE, VERIFIED = range(1, 7)
+
+MARK_COLOURS: dict[int | None, tuple[float, float, float, float]] = {
+    None: (0.0, 0.0, 0.0, 0.0),
+    0: (0.0, 0.0, 0.0, 0.0),
+    SELECTED: (1.0, 1.0, 1.0, 0.35),
+    RED: (1.0, 0.1, 0.1, 0.65),
+    BLUE: (0.1, 0.35, 1.0, 0.65),
+    ONE_SIDE: (1.0, 0.6, 0.1, 0.6),
+    OTHER_SIDE: (0.2, 0.75, 1.0, 0.6),
+    VERIFIED: (0.1, 0.8, 0.2, 0.25),
+}
+
+
+class RecentSections(LazyArray):
+    """Fragments of a session; the sections that were read last are kept in memory.
+
+    Parameters
+    ----------
+    fragments : PatchedFragments
+        Of the session.
+    """
+
+    def __init__(self, fragments: PatchedFragments) -> None:
+        super().__init__(fragments.shape, np.uint32)
+        self._fragments = fragments
+        self._sections: OrderedDict[int, npt.NDArray[np.uint32]] = OrderedDict()
+        section = 4 * self.shape[1] * self.shape[2]
+        self._most = _MOST_BYTES // max(1, section)
+        self._version = 0
+        self._lock = threading.Lock()  # napari asks from the thread of its status bar, too
+
+    def section(self, z: int) -> npt.NDArray[np.uint32]:
+        """Fragments of a section, shape (Y, X); do not write into it."""
+        with self._lock:
+            found = self._sections.get(z)
+            version = self._version
+            if found is not None:
+                self._sections.move_to_end(z)
+                return found
+        found = np.asarray(self._fragments[z], np.uint32)
+        with self._lock:
+            if version == self._version:
+                self._sections[z] = found
+                while len(self._sections) > max(1, self._most):
+                    self._sections.popitem(last=False)
+        return found
+
+    def at(self, voxel: tuple[int, ...]) -> int:
+        """Fragment of a voxel (z, y, x); 0 outside of the volume."""
+        if not all(0 <= i < n for i, n in zip(voxel, self.shape, strict=True)):
+            return 0
+        if self._most:
+            return int(self.section(voxel[0])[voxel[1:]])
+        return int(self._fragments[voxel])
+
+    def forget(self, boxes: Iterable[tuple[tuple[int, int], ...]]) -> None:
+        """Read the sections of these boxes anew, since their fragments are others now."""
+        with self._lock:
+            self._version += 1
+            for box in boxes:
+                for z in range(*box[0]):
+                    self._sections.pop(z, None)
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        sections = range(z.start, z.stop, z.step)
+        if self._most and len(sections) == 1:
+            return self.section(sections[0])[y, x][None]
+        result: npt.NDArray[Any] = self._fragments[z, y, x]
+        return result
+
+
+class LookedUp(LazyArray):
+    """The array `table[fragments]`, looked up when and where it is asked for. Read-only.
+
+    Parameters
+    ----------
+    fragments : RecentSections
+        Shared by all layers of a session.
+    table : ndarray, shape (n_fragments + 1,), unsigned integer
+        Changed in place by its owner; table[0] = 0.
+    """
+
+    def __init__(self, fragments: RecentSections, table: npt.NDArray[Any]) -> None:
+        super().__init__(fragments.shape, table.dtype)
+        self._fragments = fragments
+        self.table = table
+        self._over: tuple[PatchVoxels, npt.NDArray[Any]] | None = None
+
+    def lay_over(self, voxels: PatchVoxels | None, values: npt.NDArray[Any] | None = None) -> None:
+        """Show other values at some voxels: the parts of fragments that are not yet divided.
+
+        Parameters
+        ----------
+        voxels : PatchVoxels or None
+            Where; None takes it away.
+        values : ndarray, shape (n,)
+            At its voxels, in C order.
+        """
+        self._over = None if voxels is None or values is None else (voxels, values)
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        # a fragment that came this moment may be missing in the table: shown once it is there
+        result: npt.NDArray[Any] = self.table.take(self._fragments[z, y, x], mode="clip")
+        if self._over is not None:
+            voxels, values = self._over
+            self._put(result, (z, y, x), voxels, values)
+        return result
+
+    @staticmethod
+    def _put(
+        result: npt.NDArray[Any],
+        key: tuple[slice, slice, slice],
+        voxels: PatchVoxels,
+        values: npt.NDArray[Any],
+    ) -> None:
+        filled = np.zeros(voxels.mask.shape, values.dtype)
+        filled[voxels.mask] = values
+        here, there = [], []
+        for part, (start, stop) in zip(key, voxels.box, strict=True):
+            at = np.arange(part.start, part.stop, part.step)
+            inside = (at >= start) & (at < stop)
+            here.append(np.flatnonzero(inside))
+            there.append(at[inside] - start)
+        mask = voxels.mask[np.ix_(*there)]
+        target = np.ix_(*here)
+        result[target] = np.where(mask, filled[np.ix_(*there)], result[target])
+
+
+class SegmentTable:
+    """Segment of every fragment as it is shown: 0 where a person has hidden it.
+
+    Parameters
+    ----------
+    session : ProofreadingSession
+        What is shown; tell of its changes by `update`.
+
+    Attributes
+    ----------
+    hidden : set of int
+        Segments that are not shown.
+    isolated : set of int or None
+        The only ones that are shown.
+    values : ndarray, shape (n_fragments + 1,), uint16 or uint32
+        Changed in place as long as it is long enough.
+    """
+
+    def __init__(self, session: ProofreadingSession) -> None:
+        self._session = session
+        self.hidden: set[int] = set()
+        self.isolated: set[int] | None = None
+        self.values = self._fresh(session.lut)
+
+    def update(self, fragments: npt.NDArray[np.int64]) -> None:
+        """Look up these fragments anew, and those that have come."""
+        lut = self._session.lut
+        if len(lut) != len(self.values):
+            self.values = self._fresh(lut)
+        else:
+            self.values[fragments] = self._seen(lut[fragments])
+
+    def rebuild(self) -> None:
+        """Look up all of them, because what is shown has changed."""
+        self.update(np.arange(len(self._session.lut)))
+
+    def show(self, lut: npt.NDArray[np.uint32]) -> None:
+        """Show another LUT of the same fragments for a while: a threshold that is tried."""
+        self.values[:] = self._seen(lut)
+
+    def _fresh(self, lut: npt.NDArray[np.uint32]) -> npt.NDArray[Any]:
+        few = len(lut) < _FEW_FRAGMENTS
+        return self._seen(lut).astype(np.uint16 if few else np.uint32)
+
+    def _seen(self, segments: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        if self.isolated is not None:
+            return np.where(np.isin(segments, list(self.isolated)), segments, 0)
+        if self.hidden:
+            return np.where(np.isin(segments, list(self.hidden)), 0, segments)
+        return segments
+
+
+class MarkTable:
+    """A mark for every fragment, or none: what `MARK_COLOURS` has a colour for.
+
+    Attributes
+    ----------
+    values : ndarray, shape (n_fragments + 1,), uint8
+    """
+
+    def __init__(self, session: ProofreadingSession) -> None:
+        self._session = session
+        self.values = np.zeros(len(session.lut), np.uint8)
+        self._marked: list[npt.NDArray[np.int64]] = []
+        self.mark({})
+
+    def mark(self, marks: Mapping[int, npt.NDArray[np.int64]]) -> None:
+        """Mark these fragments, and no others; of what is verified too, the mark given wins.
+
+        Parameters
+        ----------
+        marks : mapping
+            Mark → fragments; ids beyond the table are left out.
+        """
+        lock = self._session.decisions.lock
+        n = len(self._session.lut)
+        if len(self.values) != n:
+            self.values = np.zeros(n, np.uint8)
+        else:
+            for fragments in self._marked:
+                self.values[fragments] = 0
+        verified = np.flatnonzero(lock)
+        self.values[verified] = VERIFIED
+        self._marked = [verified]
+        for mark, fragments in marks.items():
+            known = fragments[fragments < n]
+            self.values[known] = mark
+            self._marked.append(known)

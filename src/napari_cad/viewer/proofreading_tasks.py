@@ -1,0 +1,105 @@
+"""What proofreading does in child processes: no Qt, no napari."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pooch
+
+from napari_cad.core.events import Event, SectionDone, StageStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_cad.core.volume import EMVolume
+    from napari_cad.proofreading.source import ProofreadingSource
+
+#: Names of the jobs, as `JobProcess` wants them.
+OPEN_RUN = f"{__name__}:open_run"
+OPEN_LABELS = f"{__name__}:open_labels"
+
+#: Stage of reading what a session works on.
+OPENING = "open"
+
+
+@dataclass(frozen=True, eq=False)
+class SourceReady(Event):
+    """What a session works on."""
+
+    source: ProofreadingSource
+
+
+def open_run(run: str) -> Iterator[Event]:
+    """Read the region graph of a finished run.
+
+    Parameters
+    ----------
+    run : str
+        Path of the store.
+
+    Yields
+    ------
+    Event
+        `SourceReady` at the end.
+
+    Raises
+    ------
+    StoreError
+        If the run is not finished.
+    """
+    from napari_cad.core.store import SegmentationStore
+    from napari_cad.proofreading.source import ProofreadingSource
+
+    yield StageStarted(OPENING, 1)
+    source = ProofreadingSource.from_store(SegmentationStore.open(run))
+    yield SectionDone(OPENING, 0, 1, 1)
+    yield SourceReady(source)
+
+
+def open_labels(labels: EMVolume, image: EMVolume | None = None) -> Iterator[Event]:
+    """Make a region graph of labels that come without a run.
+
+    Parameters
+    ----------
+    labels : EMVolume
+        Labels.
+    image : EMVolume, optional
+        Of the same shape, with dark membranes.
+
+    Yields
+    ------
+    Event
+        `SectionDone` for every section, then `SourceReady`.
+
+    Raises
+    ------
+    ShapeError
+        If shapes or types do not fit.
+    """
+    from napari_cad.proofreading.from_labels import source_from_labels
+
+    yield StageStarted(OPENING, 1)
+    source = source_from_labels(
+        labels.data,
+        image=None if image is None else image.data,
+        voxel_size=labels.voxel_size,
+    )
+    yield SectionDone(OPENING, 0, 1, 1)
+    yield SourceReady(source)
+
+
+def folder_of_labels(name: str, source: ProofreadingSource) -> Path:
+    """Where the session of labels without a run lies: the same labels have the same folder.
+
+    Parameters
+    ----------
+    name : str
+        Of the labels, for people.
+    source : ProofreadingSource
+        What was made of them.
+    """
+    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:40]
+    digest = str(source.signature.get("graph", ""))[:12]
+    return Path(pooch.os_cache("napari-cad")) / "proofreading" / f"{plain}-{digest}" / "session"

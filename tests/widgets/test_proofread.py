@@ -1,0 +1,302 @@
+"""The widget "Proofread", driven by keys and clicks on the canvas of a real window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from napari_cad.proofreading.folder import session_folder
+from napari_cad.proofreading.session import ProofreadingSession
+from napari_cad.proofreading.source import ProofreadingSource
+from napari_cad.widgets.proofread import ProofreadWidget
+
+PATIENCE = 60_000
+
+
+class Desk:
+    """A viewer with a session, and hands for it."""
+
+    def __init__(self, viewer, widget, qtbot):
+        self.viewer, self.widget, self.qtbot = viewer, widget, qtbot
+        self.canvas = viewer.window._qt_viewer.canvas
+        self.native = self.canvas.native
+
+    @property
+    def proofreader(self):
+        return self.widget.proofreader
+
+    @property
+    def session(self):
+        return self.proofreader.session
+
+    def key(self, key, modifier=Qt.KeyboardModifier.NoModifier):
+        self.qtbot.keyClick(self.native, key, modifier)
+
+    def pixel(self, voxel):
+        """Where a voxel is on the canvas."""
+        world = np.array(self.proofreader.layers.layer.data_to_world(voxel))
+        view = self.canvas.view
+        y, x = world[-2:]
+        mapped = view.scene.transform.map([x, y, 0, 1])
+        return QPoint(round(mapped[0] / mapped[3]), round(mapped[1] / mapped[3]))
+
+    def click(
+        self, voxel, modifier=Qt.KeyboardModifier.NoModifier, button=Qt.MouseButton.LeftButton
+    ):
+        self.viewer.dims.set_point(0, self.proofreader.layers.layer.data_to_world(voxel)[0])
+        self.qtbot.mouseClick(self.native, button, modifier, self.pixel(voxel))
+
+    def line(self):
+        return self.widget.status.line.text()
+
+    def shown(self):
+        return np.asarray(self.proofreader.layers.layer.data)
+
+
+@pytest.fixture
+def desk(make_napari_viewer, cache, run, show_run, qtbot):
+    viewer = make_napari_viewer(show=True)
+    show_run(viewer)
+    widget = ProofreadWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    widget.start_button.click()
+    qtbot.waitUntil(lambda: widget.proofreader is not None, timeout=PATIENCE)
+    viewer.reset_view()
+    qtbot.wait(50)
+    return Desk(viewer, widget, qtbot)
+
+
+def test_click_merge_undo_redo(desk):
+    first, second = (1, 4, 4), (1, 4, 30)
+    desk.click(first)
+    assert len(desk.proofreader.selection) == 1, desk.line()
+    desk.click(second, Qt.KeyboardModifier.ShiftModifier)
+    a, b = desk.proofreader.selection
+    assert a != b
+    desk.key(Qt.Key.Key_G)
+    assert desk.shown()[second] == a == desk.shown()[first]
+    assert desk.proofreader.selection == [a]
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert desk.shown()[second] == b
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    assert desk.shown()[second] == a
+
+
+def test_split_with_preview_and_seeds_taken_back(desk):
+    top, bottom = (0, 4, 4), (5, 4, 4)
+    desk.click(top)
+    segment = desk.proofreader.selection[0]
+    desk.key(Qt.Key.Key_S)
+    mode = desk.proofreader.split_mode
+    assert mode.active
+    assert desk.proofreader.layers.find("proofread_fragments").visible
+    desk.click(top)
+    assert "1 red and 0 blue" in mode.line()
+    desk.click((0, 4, 30))  # in another segment
+    assert f"seeds lie in segment {segment}" in desk.line()
+    desk.click(bottom, button=Qt.MouseButton.RightButton)
+    assert mode.preview is not None
+    assert "contacts are cut, mean affinity" in desk.line()
+    marks = np.asarray(desk.proofreader.layers.find("proofread_marks").data)
+    assert (marks[top], marks[bottom]) == (2, 3)
+    assert set(np.unique(marks)) == {0, 2, 3}
+    seeds = desk.proofreader.layers.find("proofread_seeds")
+    layer = desk.proofreader.layers.layer
+    np.testing.assert_array_equal(seeds.data, [top, bottom])
+    for name in ("scale", "translate", "units"):
+        np.testing.assert_array_equal(getattr(seeds, name), getattr(layer, name))
+    assert desk.shown()[bottom] == segment  # only a look so far
+    desk.key(Qt.Key.Key_T)
+    assert not np.asarray(desk.proofreader.layers.find("proofread_marks").data).any()
+    desk.key(Qt.Key.Key_T)
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)  # the seed, not an edit
+    assert mode.preview is None
+    assert len(seeds.data) == 1
+    desk.click(bottom, Qt.KeyboardModifier.ShiftModifier)
+    desk.key(Qt.Key.Key_Return)
+    assert not mode.active
+    assert desk.shown()[top] != desk.shown()[bottom]
+    assert desk.session.history.edits[1].kind == "cut"
+    assert not len(seeds.data)
+    # the way back over the merge that the cut forbids: said, and only done when said again
+    desk.click(top)
+    desk.click(bottom, Qt.KeyboardModifier.ControlModifier)
+    assert "were cut apart by hand in edit 1" in desk.line()
+    assert "once more does it all the same" in desk.line()
+    assert desk.shown()[top] != desk.shown()[bottom]
+    desk.key(Qt.Key.Key_G)
+    assert desk.shown()[top] == desk.shown()[bottom]
+
+
+def test_keys_are_those_of_the_session_and_then_as_they_were(desk, qtbot):
+    from napari.utils.key_bindings import coerce_keybinding
+
+    presses = []
+    viewer, widget, proofreader = desk.viewer, desk.widget, desk.proofreader
+    proofreader.end()
+    before = dict(viewer.keymap)
+    viewer.bind_key("G", lambda _viewer: presses.append("G"), overwrite=True)
+    mine = dict(viewer.keymap)
+    assert mine != before
+    widget.start_button.click()
+    qtbot.waitUntil(lambda: widget.proofreader is not None, timeout=PATIENCE)
+    desk.key(Qt.Key.Key_G)
+    assert "select two segments" in desk.line()
+    layer = desk.proofreader.layers.layer
+    assert coerce_keybinding("G") in layer.keymap
+    # given another key, by hand in the table
+    table = widget.keys.table
+    row = next(i for i in range(table.rowCount()) if table.item(i, 0).text() == "Merge")
+    table.item(row, 1).setText("shift+g")
+    assert table.item(row, 1).text() == "Shift-G"
+    assert "[⇧G]" in widget.editing.buttons["merge"].text()
+    assert coerce_keybinding("G") not in layer.keymap
+    widget.status.clear()
+    desk.key(Qt.Key.Key_G, Qt.KeyboardModifier.ShiftModifier)
+    assert "select two segments" in desk.line()
+    table.item(row, 1).setText("S")
+    assert "S is the key of “Cut by seeds”" in desk.line()
+    table.item(row, 1).setText("Nonsense-G")
+    assert "there is no key" in desk.line()
+    widget.end_button.click()
+    assert widget.proofreader is None
+    assert viewer.keymap == mine
+    assert not layer.keymap
+    desk.key(Qt.Key.Key_G)
+    assert presses == ["G"]
+    assert layer in viewer.layers  # the corrected segments stay in the viewer
+
+
+def test_questions_are_walked_through_by_keys(desk, qtbot):
+    proofreader, session = desk.proofreader, desk.session
+    # with the threshold below the joins of the columns every edge of them is a question
+    proofreader.set_threshold(0.05)
+    edits = len(session.history.edits)
+    desk.key(Qt.Key.Key_N)
+    current = proofreader.walk.current
+    assert current is not None, desk.line()
+    assert "belong together?" in desk.line()
+    assert set(proofreader.selection) == set(current.segments)
+    marks = np.asarray(proofreader.layers.find("proofread_marks").data)
+    assert {4, 5} <= set(np.unique(marks))
+    z = round(current.position[0])
+    assert proofreader.section() in (z, z - 1, z + 1)
+    qtbot.waitUntil(lambda: proofreader.walk.progress is not None)
+    left, total = proofreader.walk.progress
+    assert left == total > 2
+    desk.key(Qt.Key.Key_A)
+    assert len(session.history.edits) == edits + 1
+    assert session.lut[current.fragments[0]] == session.lut[current.fragments[1]]
+    second = proofreader.walk.current
+    assert second is not None
+    assert second.edge != current.edge
+    desk.key(Qt.Key.Key_Q)
+    assert session.decisions.cut[second.edge]
+    desk.key(Qt.Key.Key_W)
+    assert session.history.edits[edits + 3].kind == "later"
+    qtbot.waitUntil(lambda: "questions left" in proofreader.line())
+    qtbot.waitUntil(lambda: proofreader.walk.progress[0] < total)
+    from napari_cad.viewer.state import state_of
+
+    report = state_of(desk.viewer).report_of("proofread")
+    assert report.text == proofreader.line()
+    assert report.run == proofreader.run_path
+    desk.key(Qt.Key.Key_Escape)
+    assert proofreader.walk.current is None
+
+
+def test_hide_isolate_lock_and_the_status_bar(desk):
+    place, other = (1, 4, 4), (1, 4, 30)
+    desk.click(place)
+    segment = desk.proofreader.selection[0]
+    desk.key(Qt.Key.Key_I)
+    assert set(np.unique(desk.shown())) == {0, segment}
+    desk.key(Qt.Key.Key_I)
+    assert desk.shown()[other]
+    desk.key(Qt.Key.Key_H)
+    assert not (desk.shown() == segment).any()
+    desk.click(place)  # a click on what is hidden selects nothing
+    assert not desk.proofreader.selection
+    desk.key(Qt.Key.Key_H, Qt.KeyboardModifier.ShiftModifier)
+    assert desk.shown()[place] == segment
+    desk.click(place)
+    layer = desk.proofreader.layers.layer
+    world = layer.data_to_world(place)
+    status = layer.get_status(world, world=True, dims_displayed=[1, 2])["coordinates"]
+    n = desk.session.size_of(segment)
+    fragment = desk.proofreader.picked.fragment
+    assert f"segment {segment} · fragment {fragment} · {n:,} voxels · weakest join" in status
+    desk.key(Qt.Key.Key_O)
+    assert desk.session.is_locked(segment)
+    assert "verified" in layer.get_status(world, world=True, dims_displayed=[1, 2])["coordinates"]
+    desk.key(Qt.Key.Key_D)
+    assert "locked" in desk.line()
+    assert len(desk.session.history.edits) == 1
+    desk.key(Qt.Key.Key_O)
+    desk.key(Qt.Key.Key_D)
+    assert desk.session.history.edits[3].kind == "detach"
+    assert desk.shown()[place] != desk.shown()[(3, 4, 4)]
+    desk.key(Qt.Key.Key_C)
+    desk.qtbot.waitUntil(lambda: desk.proofreader.layers.find("proofread_contacts") is not None)
+
+
+def test_scribbles_are_one_edit(desk):
+    place = (2, 4, 4)
+    desk.click(place)
+    before = desk.shown().copy()
+    desk.widget.target.setCurrentIndex(desk.widget.target.findData("new"))
+    desk.key(Qt.Key.Key_R)
+    scribbles = desk.proofreader.scribbles.layer
+    assert str(scribbles.mode) == "paint"
+    np.testing.assert_array_equal(scribbles.data_to_world((0, 0, 0))[0], 60 + 2 * 30)
+    desk.key(Qt.Key.Key_R)
+    assert "nothing is painted yet" in desk.line()
+    scribbles.data_setitem((np.array([0, 0]), np.array([3, 4]), np.array([5, 5])), 1)
+    desk.key(Qt.Key.Key_Return)
+    assert desk.proofreader.scribbles.layer is None
+    assert desk.session.history.edits[1].kind == "relabel"
+    shown = desk.shown()
+    changed = np.argwhere(shown != before)
+    np.testing.assert_array_equal(changed, [(2, 3, 5), (2, 4, 5)])
+    assert shown[2, 3, 5] not in before
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    np.testing.assert_array_equal(desk.shown(), before)
+
+
+def test_another_process_holds_it(desk, qtbot, run):
+    """A second session on the same store only reads, and says so."""
+    folder = session_folder(run.path)
+    desk.proofreader.end()
+    with ProofreadingSession(ProofreadingSource.from_store(run), folder) as other:
+        desk.widget.start_button.click()
+        qtbot.waitUntil(lambda: desk.widget.proofreader is not None, timeout=PATIENCE)
+        assert "open for reading only" in desk.widget.status.warnings.text()
+        assert not desk.widget.editing.buttons["merge"].isEnabled()
+        assert desk.widget.editing.buttons["isolate"].isEnabled()
+        assert not desk.widget.take_over_button.isHidden()
+        assert "read-only" in desk.proofreader.line()
+        desk.click((1, 4, 4))
+        desk.click((1, 4, 30), Qt.KeyboardModifier.ControlModifier)
+        assert "being edited by process" in desk.line()
+        assert not desk.session.history.edits
+        other.merge(np.unique(other.lut[other.lut > 0])[:2].tolist())
+
+
+def test_a_removed_layer_loses_nothing(desk, qtbot):
+    desk.click((1, 4, 4))
+    desk.click((1, 4, 30), Qt.KeyboardModifier.ControlModifier)
+    a = desk.shown()[1, 4, 4]
+    assert desk.shown()[1, 4, 30] == a
+    viewer, keymap = desk.viewer, dict(desk.viewer.keymap)
+    viewer.layers.remove(desk.proofreader.layers.find("proofread_marks"))
+    desk.click((1, 20, 4))  # what is drawn over the segments comes back when it is needed
+    assert desk.proofreader.layers.find("proofread_marks") is not None
+    viewer.layers.remove(desk.proofreader.layers.layer)
+    assert desk.widget.proofreader is None
+    assert "Nothing is lost" in desk.line()
+    assert viewer.keymap != keymap
+    desk.widget.start_button.click()
+    qtbot.waitUntil(lambda: desk.widget.proofreader is not None, timeout=PATIENCE)
+    assert desk.shown()[1, 4, 30] == desk.shown()[1, 4, 4] == a
+    assert desk.proofreader.line().startswith("1 edit")
