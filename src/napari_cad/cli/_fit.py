@@ -71,7 +71,7 @@ def fit(
     ] = False,
     crops: Annotated[
         int, typer.Option(min=1, help="Crops to judge by.", rich_help_panel=_GRID)
-    ] = 2,
+    ] = 4,
     size: Annotated[
         int, typer.Option(min=64, help="Their side in voxels.", rich_help_panel=_GRID)
     ] = 256,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari_cad.core.volume import EMVolume
 
 __all__ = [
+    "N_CROPS",
     "FitGrid",
     "FitSetting",
     "FitSuggested",
@@ -45,6 +46,10 @@ __all__ = [
     "SettingScored",
     "suggest",
 ]
+
+#: Crops by which a suggestion judges: with two of them, chance decides between settings that are
+#: about equal (docs/fit.md).
+N_CROPS = 4
 
 #: Pairs, and the side of their windows in voxels, that a first look at a setting is content with.
 _ROUGH_SECTIONS = 3
@@ -173,7 +178,7 @@ def suggest(
     intensity: IntensityMapping | None = None,
     grid: FitGrid | None = None,
     inference: InferenceConfig | None = None,
-    n_crops: int = 2,
+    n_crops: int = N_CROPS,
     crop_size: int = 256,
 ) -> Iterator[SettingScored | FitSuggested]:
     """Try settings on a few small crops and rank them by how well each agrees with itself.

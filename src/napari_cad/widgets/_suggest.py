@@ -119,7 +119,7 @@ class SuggestPanel(QWidget):
         self.add_button.setToolTip("Try checkpoints of your own as well.")
         self.crops = QSpinBox()
         self.crops.setRange(1, 16)
-        self.crops.setValue(2)
+        self.crops.setValue(4)
         self.crops.setToolTip("Crops to judge by; more take longer and are more certain.")
         self.polarity = QCheckBox("Both polarities")
         self.polarity.setToolTip("Try every setting with black and white exchanged, too.")
