@@ -130,7 +130,7 @@ def train(
     >>> image, labels = np.load("image.npy"), np.load("labels.npy")  # doctest: +SKIP
     >>> size = (30.0, 6.0, 6.0)  # nm, (z, y, x)
     >>> volume = TrainingVolume(
-    ...     EMVolume.from_array(image, size), EMVolume.from_array(labels, size)
+    ...     EMVolume.from_array(image, voxel_size=size), EMVolume.from_array(labels)
     ... )  # doctest: +SKIP
     >>> config = TrainingConfig(steps=500, student=StudentConfig(checkpoint="default"))
     >>> done = napari_cad.train(config, "run", volumes=[volume])  # doctest: +SKIP

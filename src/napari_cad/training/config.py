@@ -192,6 +192,9 @@ class ValidationConfig(Settings):
         0.5, "Agglomeration threshold of the VOI; the same in every validation.", min=0.0, max=1.0
     )
     select: str = setting("voi", "What must be lowest.", choices=SELECTIONS)
+    at_start: bool = setting(
+        False, "Validate before the first step too, so that fine-tuning must beat its start."
+    )
     patience: int = setting(
         0, "Validations without a better one after which training stops; 0 never stops.", min=0
     )
@@ -286,10 +289,7 @@ class TrainingConfig(Settings):
 
     def _relative_to(self, folder: Path) -> Self:
         def moved(volumes: tuple[VolumeConfig, ...]) -> tuple[VolumeConfig, ...]:
-            return tuple(
-                dataclasses.replace(v, image=_join(folder, v.image), labels=_join(folder, v.labels))
-                for v in volumes
-            )
+            return tuple(volume.relative_to(folder) for volume in volumes)
 
         data = dataclasses.replace(
             self.data,

@@ -89,14 +89,7 @@ class TrainingVolume:
             )
         if weight < 0:
             raise ConfigError(f"{image.name}: weight must not be negative, got {weight}")
-        n = image.n_sections
-        self.is_labelled = np.ones(n, bool)
-        if labelled_sections is not None:
-            wrong = [z for z in labelled_sections if not 0 <= z < n]
-            if wrong:
-                raise ConfigError(f"{image.name} has sections 0 to {n - 1}, got labelled {wrong}")
-            self.is_labelled[:] = False
-            self.is_labelled[list(labelled_sections)] = True
+        self.is_labelled = np.ones(image.n_sections, bool)
         self.name = image.name
         self.weight = float(weight)
         self.sparse = sparse
@@ -108,13 +101,40 @@ class TrainingVolume:
         fits = size * float(np.prod(image.shape, dtype=float)) <= memory * 2**30
         self.image = _in_memory(image) if fits else image
         self.labels = _in_memory(labels) if fits else labels
-        self._check_labels()
         self._points: list[npt.NDArray[np.intp]] | None = None
+        if labelled_sections is None:
+            self._check_labels()
+        else:
+            self.limit_to(labelled_sections)
 
     @property
     def shape(self) -> Triple:
         """(Z, Y, X)."""
         return self.image.shape
+
+    def limit_to(self, labelled_sections: Sequence[int]) -> None:
+        """Take the labels of these sections for truth, and of no others.
+
+        Parameters
+        ----------
+        labelled_sections : sequence of int
+            Indices; at least one of the sections must hold a positive label.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such section.
+        VolumeError
+            If none of them has a positive label.
+        """
+        n = len(self.is_labelled)
+        wrong = [z for z in labelled_sections if not 0 <= z < n]
+        if wrong:
+            raise ConfigError(f"{self.name} has sections 0 to {n - 1}, got labelled {wrong}")
+        self.is_labelled = np.zeros(n, bool)
+        self.is_labelled[list(labelled_sections)] = True
+        self._points = None
+        self._check_labels()
 
     def signature(self) -> dict[str, Any]:
         """Describe what tells this volume and its truth from others; `json` can write it."""

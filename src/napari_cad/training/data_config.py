@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.training.settings import Settings, is_whole, setting
+
+if TYPE_CHECKING:
+    import os
+
+#: Names the parts of a folder of training data.
+VOLUME_FILE = "volume.toml"
 
 TRUTHS = ("dense", "sparse")
 
@@ -61,6 +70,44 @@ class VolumeConfig(Settings):
             raise ConfigError(
                 f"labelled_sections are one or more indices, got {self.labelled_sections}"
             )
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a folder of training data: an image, labels, and `volume.toml` that names them.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Its `volume.toml` has the settings of this class; relative paths are taken from there.
+            `image` and `labels` may be left out where they are image.zarr and labels.zarr.
+
+        Returns
+        -------
+        VolumeConfig
+
+        Raises
+        ------
+        ConfigError
+            If there is no such file, it is no TOML, or a setting is unknown or not allowed.
+        """
+        path = Path(folder).expanduser().absolute() / VOLUME_FILE
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                f"{path.parent} is no folder of training data: expected a {VOLUME_FILE} in it that "
+                f"can be read ({error})"
+            ) from error
+        try:
+            config = cls.from_json({"image": "image.zarr", "labels": "labels.zarr"} | values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return config.relative_to(path.parent)
+
+    def relative_to(self, folder: Path) -> Self:
+        """Take relative paths from a folder."""
+        image, labels = (str(folder / Path(p).expanduser()) for p in (self.image, self.labels))
+        return dataclasses.replace(self, image=image, labels=labels)
 
 
 @dataclass(frozen=True)

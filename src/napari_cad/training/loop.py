@@ -231,7 +231,10 @@ class Trainer:
         module = self.processes.wrap(
             self.learner.networks, self.device.name, unused=loss.teacher == 0 or loss.slice == 0
         )
-        curves = Curves(self.folder, self.step) if self.processes.is_first else None
+        fresh = self._saved < 0  # no state: what an earlier try has logged counts for nothing
+        curves = (
+            Curves(self.folder, -1 if fresh else self.step) if self.processes.is_first else None
+        )
         stream = batches(
             self.dataset,
             first_step=self.step,
@@ -241,6 +244,10 @@ class Trainer:
         )
         reason, before = self._ended or "steps", self._seconds
         try:
+            if fresh and self.validation and config.validation.at_start:
+                if self.processes.is_first:
+                    yield self._validate(curves)
+                yield from self._save()
             while self.step < config.steps and not self._ended:
                 late = minutes is not None and time.monotonic() - begun > 60 * minutes
                 halt = "stopped" if self._stopping else "time" if late else ""

@@ -57,13 +57,17 @@ def embed_pairs(student: StudentNetwork, image: Tensor) -> PairEmbeddings:
     PairEmbeddings
     """
     b, d, h, w = image.shape
-    shallow = student.encode_section(image.reshape(b * d, 1, h, w))
-    sections = [features.reshape(b, d, *features.shape[1:]) for features in shallow]
-    prev = ShallowFeatures(*(features[:, :-1].flatten(0, 1) for features in sections))
-    current = ShallowFeatures(*(features[:, 1:].flatten(0, 1) for features in sections))
-    shape = (b, d - 1, student.embedding_dim, h, w)
+    # section by section, so that the earlier and the later ones of all pairs are each one piece of
+    # memory: views in the layout that the convolutions like, instead of copies in another one
+    sections = image.transpose(0, 1).reshape(d * b, 1, h, w)
+    shallow = student.encode_section(sections)
+    prev = ShallowFeatures(*(features[:-b] for features in shallow))
+    current = ShallowFeatures(*(features[b:] for features in shallow))
+    shape = (d - 1, b, student.embedding_dim, h, w)
     embedding_prev, embedding = student.embed_pair(prev, current)
-    return PairEmbeddings(embedding_prev.reshape(shape), embedding.reshape(shape))
+    return PairEmbeddings(
+        embedding_prev.reshape(shape).transpose(0, 1), embedding.reshape(shape).transpose(0, 1)
+    )
 
 
 def affinity_error(cosine: Tensor, target: Tensor, clamped: bool = False) -> Tensor:

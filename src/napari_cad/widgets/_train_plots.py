@@ -1,0 +1,164 @@
+"""The loss curve of a training, and a section as the student sees it before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QPointF, QRectF, Qt
+from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPolygonF
+from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from napari_cad.widgets._plots import _Plot
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from qtpy.QtGui import QPaintEvent
+
+    from napari_cad.training.fine_tune_config import Compared
+
+_VALIDATION = QColor("#e0a030")
+_CAPTION = 16
+_GAP = 3
+
+
+class LossPlot(_Plot):
+    """Loss over steps as a line, VOI of the validations as dots with a scale of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[tuple[int, float]] = []
+        self.scores: list[tuple[int, float]] = []
+        self.steps = 1
+        self.setToolTip(
+            "Line: loss of the training patches. Dots: VOI of the section or sections that are "
+            "shown. Both begin at 0, the highest is at the top."
+        )
+
+    def clear(self, steps: int) -> None:
+        """Begin a curve over so many steps."""
+        self.losses, self.scores, self.steps = [], [], max(1, steps)
+        self.update()
+
+    def add_loss(self, step: int, loss: float) -> None:
+        """Add a point of the line."""
+        self.losses.append((step, loss))
+        self.update()
+
+    def add_score(self, step: int, voi: float) -> None:
+        """Add a dot."""
+        self.scores.append((step, voi))
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw both from step 0 to the last."""
+        painter, frame = QPainter(self), self._frame()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(self.palette().mid().color())
+        painter.drawLine(frame.bottomLeft(), frame.bottomRight())
+        line = self._places(self.losses, frame)
+        painter.setPen(QPen(self.palette().highlight().color(), 2))
+        painter.drawPolyline(QPolygonF(line))
+        painter.setPen(QPen(_VALIDATION, 1.5))
+        painter.setBrush(_VALIDATION)
+        for dot in self._places(self.scores, frame):
+            painter.drawEllipse(dot, 3, 3)
+        said = [f"loss {self.losses[-1][1]:.3f}"] if self.losses else []
+        said += [f"VOI {self.scores[-1][1]:.3f}"] if self.scores else []
+        self._text(painter, " · ".join(said), Qt.AlignmentFlag.AlignLeft)
+        self._text(painter, f"step {self.steps}", Qt.AlignmentFlag.AlignRight)
+
+    def _places(self, points: list[tuple[int, float]], frame: QRectF) -> list[QPointF]:
+        top = max((value for _, value in points), default=0.0) or 1.0
+        return [
+            QPointF(
+                frame.left() + frame.width() * step / self.steps,
+                frame.bottom() - 0.95 * frame.height() * value / top,
+            )
+            for step, value in points
+        ]
+
+
+class BeforeAfter(QWidget):
+    """Image and truth, and affinities and segments of the student before and now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Compared | None = None
+        self.after: Compared | None = None
+        self._rows: list[list[tuple[str, QImage]]] = []
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+        self.setToolTip(
+            "Affinities to the section before, the row before and the column before as red, green "
+            "and blue: white inside neurites, dark at membranes."
+        )
+        self.setVisible(False)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.before = self.after = None
+        self._rows = []
+        self.setVisible(False)
+
+    def show_section(self, compared: Compared) -> None:
+        """Show the section as the student sees it at a step; the first one stays as before."""
+        if self.before is None:
+            self.before = compared
+        self.after = compared
+        image, old, old_segments, truth = np.split(self.before.picture, 4, axis=1)
+        _, new, new_segments, _ = np.split(compared.picture, 4, axis=1)
+        then, now = _caption(self.before), _caption(compared)
+        self._rows = [
+            [("image", _picture(image)), (then, _picture(old)), ("", _picture(old_segments))],
+            [("truth", _picture(truth)), (now, _picture(new)), ("", _picture(new_segments))],
+        ]
+        self.setVisible(True)
+        self.updateGeometry()
+        self.setFixedHeight(self.heightForWidth(self.width()))
+        self.update()
+
+    def heightForWidth(self, width: int) -> int:
+        """Two rows of three pictures, with captions."""
+        if not self._rows:
+            return 0
+        picture = self._rows[0][0][1]
+        side = (width - 2 * _GAP) / 3
+        return int(2 * (side * picture.height() / picture.width() + _CAPTION))
+
+    def resizeEvent(self, event: Any) -> None:
+        """Keep the pictures' proportions."""
+        super().resizeEvent(event)
+        if self._rows and self.height() != self.heightForWidth(self.width()):
+            self.setFixedHeight(self.heightForWidth(self.width()))
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw them."""
+        if not self._rows:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+        painter.setPen(self.palette().windowText().color())
+        side, height = (self.width() - 2 * _GAP) / 3, self.height() / 2
+        for i, row in enumerate(self._rows):
+            for j, (text, picture) in enumerate(row):
+                left, top = j * (side + _GAP), i * height
+                wide = 2 * side if j == 1 else side  # its caption is that of the next one too
+                painter.drawText(QRectF(left, top, wide, _CAPTION), 0, text)
+                painter.drawImage(
+                    QRectF(left, top + _CAPTION, side, height - _CAPTION),
+                    picture,
+                    QRectF(picture.rect()),
+                )
+
+
+def _caption(compared: Compared) -> str:
+    when = "before" if compared.step == 0 else f"step {compared.step}"
+    return f"{when}: VOI {compared.scores['voi']:.3f}"
+
+
+def _picture(array: npt.NDArray[np.uint8]) -> QImage:
+    array = np.ascontiguousarray(array)
+    height, width = array.shape[:2]
+    return QImage(array.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()
