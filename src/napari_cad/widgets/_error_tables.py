@@ -73,12 +73,15 @@ class ErrorTables(QWidget):
         self.neurites = ColumnsTable(_NEURITE_HEADINGS, {"VOI split": _BITS, "Neurite": str})
         self.segments = ColumnsTable(_SEGMENT_HEADINGS, {"VOI merge": _BITS, "Segment": str})
         self.tabs = QTabWidget()
-        for table, name in (
-            (self.errors, "Errors"),
-            (self.neurites, "Split neurites"),
-            (self.segments, "Merging segments"),
+        for index, (table, name, about) in enumerate(
+            (
+                (self.errors, "Errors", "Every place where it went wrong."),
+                (self.neurites, "Split neurites", "The neurites that are in several segments."),
+                (self.segments, "Merging segments", "The segments that hold several neurites."),
+            )
         ):
             self.tabs.addTab(table, name)
+            self.tabs.setTabToolTip(index, about)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.tabs)

@@ -91,6 +91,7 @@ class Collapsible(QWidget):
         super().__init__()
         self.button = QToolButton()
         self.button.setText(title)
+        self.button.setToolTip(f"Show or hide: {title}")
         self.button.setCheckable(True)
         self.button.setAutoRaise(True)
         self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)

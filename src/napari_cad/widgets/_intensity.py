@@ -63,6 +63,11 @@ class IntensityForm(QWidget):
         self.invert.setToolTip(tooltip("The checkpoints expect membranes darker than cytoplasm."))
         self._limits = _pair(self.low, self.high)
         self._percentiles = _pair(self.first, self.second, QLabel("%"))
+        self.method.setToolTip(tooltip("How the values of the image become black to white."))
+        self._limits.setToolTip(tooltip("The values that count as black and as white."))
+        self._percentiles.setToolTip(
+            tooltip("Share of voxels that may be darker than black, and not brighter than white.")
+        )
         layout = form_layout(self)
         layout.addRow("Method", self.method)
         layout.addRow("Black, white", self._limits)

@@ -29,6 +29,7 @@ class RunStatus(QWidget):
         self.details_button = QToolButton()
         self.details_button.setText("Details")
         self.details_button.setCheckable(True)
+        self.details_button.setToolTip("Show all that is known of the failure, to report it.")
         self.details = QPlainTextEdit()
         self.details.setReadOnly(True)
         self.details.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)

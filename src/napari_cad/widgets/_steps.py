@@ -36,10 +36,13 @@ class Part:
         On its tab.
     python_name : str
         "package.module:Class", whose only argument is the viewer.
+    about : str
+        What it is for, in one line.
     """
 
     title: str
     python_name: str
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,14 @@ STEPS = (
     Step(
         "Input and fit",
         (
-            Part("Image", "napari_cad.widgets._input:ImagePanel"),
-            Part("Fit", "napari_cad.widgets.fit:FitWidget"),
+            Part(
+                "Image", "napari_cad.widgets._input:ImagePanel", "Open a stack, and see what it is."
+            ),
+            Part(
+                "Fit",
+                "napari_cad.widgets.fit:FitWidget",
+                "Make a checkpoint work on this stack, without labels.",
+            ),
         ),
         ("fit",),
         _nothing,
@@ -165,9 +174,21 @@ STEPS = (
     Step(
         "Segment neurons",
         (
-            Part("Segment", "napari_cad.widgets.segment:SegmentWidget"),
-            Part("Embedding map", "napari_cad.widgets.embedding:EmbeddingWidget"),
-            Part("2D against 3D", "napari_cad.widgets.seams:SeamsWidget"),
+            Part(
+                "Segment",
+                "napari_cad.widgets.segment:SegmentWidget",
+                "Run the network over the stack.",
+            ),
+            Part(
+                "Embedding map",
+                "napari_cad.widgets.embedding:EmbeddingWidget",
+                "See what the network sees.",
+            ),
+            Part(
+                "2D against 3D",
+                "napari_cad.widgets.seams:SeamsWidget",
+                "The student beside a 3D network in sliding windows.",
+            ),
         ),
         ("segment",),
         _lacks_image,
@@ -184,16 +205,32 @@ STEPS = (
         "Proofread",
         (Part("Proofread", "napari_cad.widgets.proofread:ProofreadWidget"),),
         ("proofread",),
-        _lacks_run,
+        _lacks_labels,
         _ready,
     ),
     Step(
         "Evaluate and export",
         (
-            Part("Evaluate", "napari_cad.widgets.evaluate:EvaluateWidget"),
-            Part("Segments", "napari_cad.widgets.measure:MeasureWidget"),
-            Part("Meshes", "napari_cad.widgets.meshes:MeshWidget"),
-            Part("Export", "napari_cad.widgets.export:ExportWidget"),
+            Part(
+                "Evaluate",
+                "napari_cad.widgets.evaluate:EvaluateWidget",
+                "Compare a segmentation with the truth.",
+            ),
+            Part(
+                "Segments",
+                "napari_cad.widgets.measure:MeasureWidget",
+                "How large segments are, and whom they touch.",
+            ),
+            Part(
+                "Meshes",
+                "napari_cad.widgets.meshes:MeshWidget",
+                "Segments as surfaces, in 3D and as files.",
+            ),
+            Part(
+                "Export",
+                "napari_cad.widgets.export:ExportWidget",
+                "Write the labels for other tools.",
+            ),
         ),
         ("evaluate", "export"),
         _lacks_labels,

@@ -63,6 +63,9 @@ class AgglomerateWidget(Column):
         self.runs.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.runs.setToolTip("A run whose segments are shown in the viewer.")
         self.merge_function = QComboBox()
+        self.merge_function.setToolTip(
+            tooltip("Statistic of the affinities between two regions; median is published.")
+        )
         for name, text in AGGLOMERATIONS.items():
             self.merge_function.addItem(name)
             self.merge_function.setItemData(
@@ -94,6 +97,7 @@ class AgglomerateWidget(Column):
         self.counts.setWordWrap(True)
         self.histogram = SizeHistogram()
         self.truth = LabelsChooser(viewer, prefer=("truth",), avoid=("segments",))
+        self.truth.setToolTip(tooltip("Labels that are right, to score thresholds by."))
         self.curve_button = QPushButton("Score over the threshold")
         self.curve_button.setToolTip(
             tooltip("Draw VOI over the threshold, from one pass over fragments and truth.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QSizePolicy, QWidget
 
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.embedding_job import (
@@ -112,6 +112,9 @@ class EmbeddingWidget(Column):
         for which, (text, about) in _WHICH.items():
             self.which.addItem(text, which)
             self.which.setItemData(self.which.count() - 1, tooltip(about), _TOOLTIP)
+        self.which.setToolTip(tooltip("Which of a section's two embeddings is shown."))
+        # a long name must not make the dock wider
+        self.which.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.normalised = QCheckBox("Scale to length 1")
         self.normalised.setChecked(True)
         self.normalised.setToolTip(

@@ -29,6 +29,7 @@ from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.turns import Turns
 from napari_cad.widgets._error_tables import ErrorTables
 from napari_cad.widgets._error_views import ErrorViews
 from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
@@ -60,6 +61,7 @@ class EvaluateWidget(QWidget):
         self._running: Evaluation | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self.views = ErrorViews(viewer, self)
+        self._turns = Turns(self)
         self._progress = RunProgress()
 
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
@@ -115,6 +117,17 @@ class EvaluateWidget(QWidget):
         self._on_segmentation()
 
     def _lay_out(self) -> None:
+        self.segmentation.setToolTip(tooltip("The labels that are evaluated."))
+        self.truth.setToolTip(
+            tooltip("Labels that are right. Where they are 0, nothing is counted.")
+        )
+        self.evaluate_button.setToolTip("Score the segmentation, and find its errors.")
+        self.cancel_button.setToolTip("Stop; what was shown before stays.")
+        self.save_button.setToolTip(
+            tooltip("Save the table of errors (CSV), or everything (JSON).")
+        )
+        for kind, box in self.kinds.items():
+            box.setToolTip(f"Arrows at {kind} errors")
         self.least_voxels.setToolTip(
             tooltip("Smaller errors are counted in the scores, but not listed.")
         )
@@ -190,7 +203,8 @@ class EvaluateWidget(QWidget):
         key, lut = segmentation_key(layer), shown_lut(layer)
         placement = Placement.of_layer(layer)
         shape = layer.data.shape
-        layers = ErrorLayers(self._viewer, key, placement, shape, layer.name)
+        layers = ErrorLayers(self._viewer, key, placement, shape, layer.name, self._turns)
+        layers.made.connect(self._on_places_made)
         evaluation = Evaluation(layer, truth, layers, placement, lut)
         arguments: dict[str, Any] = {
             "truth": sendable(aligned_truth(layer, truth)),
@@ -276,9 +290,9 @@ class EvaluateWidget(QWidget):
         ][: self.arrows.value()]
         evaluation.shown = [number for number, _ in numbered]
         evaluation.layers.show([error for _, error in numbered], evaluation.shown)
-        places = evaluation.layers.places
-        if places is not None and self._on_place not in places.mouse_drag_callbacks:
-            places.mouse_drag_callbacks.append(self._on_place)
+
+    def _on_places_made(self, places: Points) -> None:
+        places.mouse_drag_callbacks.append(self._on_place)
 
     # ------------------------------------------------------------------ in 3D, and side by side
 

@@ -72,6 +72,7 @@ class ExportWidget(Column):
                 self.format.count() - 1, tooltip(about), Qt.ItemDataRole.ToolTipRole
             )
         self.path = QLineEdit()
+        self.path.setToolTip("Where the labels are written.")
         self.browse = QToolButton()
         self.browse.setText("…")
         self.overwrite = QCheckBox("Replace what is there")

@@ -29,6 +29,7 @@ from napari_cad.core.measure_job import (
     WantedSegments,
 )
 from napari_cad.viewer.error_layers import go_to, shown_lut
+from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
@@ -91,6 +92,7 @@ class MeasureWidget(QWidget):
         self._segments: SegmentTable | None = None
         self._contacts: ContactTable | None = None
         self._progress = RunProgress()
+        self._in_3d = In3D(viewer, self)
 
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
         self.measure_button = QPushButton("Measure")
@@ -128,6 +130,12 @@ class MeasureWidget(QWidget):
         self._enable()
 
     def _lay_out(self) -> None:
+        self.segmentation.setToolTip(tooltip("The labels that are measured."))
+        self.measure_button.setToolTip(
+            tooltip("List all segments. The tables follow the threshold and edits from then on.")
+        )
+        self.cancel_button.setToolTip(tooltip("Stop, and no longer follow; the tables stay."))
+        self.save_button.setToolTip(tooltip("Save the table of segments as CSV."))
         self.mesh_button.setToolTip(tooltip("Show the selected segments as surfaces."))
         self.save_contacts_button.setToolTip(
             tooltip("GraphML for graph programs, or an edge list as CSV: the ending decides.")
@@ -255,7 +263,7 @@ class MeasureWidget(QWidget):
 
     def _on_meshes(self, n: int) -> None:
         self.status.ended(f"{n} segments in 3D")
-        self._viewer.dims.ndisplay = 3
+        self._in_3d.enter()
 
     def _on_mesh_failed(self, error: JobError) -> None:
         self.status.failed(str(error), error.details)

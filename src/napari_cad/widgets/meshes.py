@@ -19,6 +19,7 @@ from napari_cad.core.errors import JobError, NapariCadError, VolumeError
 from napari_cad.core.mesh_files import FORMATS
 from napari_cad.core.mesh_job import EXPORT_LABELS, EXPORT_RUN, MeshWritten
 from napari_cad.core.meshes import DETAILS
+from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.mesh_layers import SegmentMeshes
 from napari_cad.widgets._form import form_layout, tooltip
@@ -51,6 +52,7 @@ class MeshWidget(QWidget):
         self._viewer = viewer
         self._written = 0
         self._progress = RunProgress()
+        self._in_3d = In3D(viewer, self)
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
         self.ids = QLineEdit()
         self.ids.setPlaceholderText("12, 40, 7")
@@ -92,6 +94,13 @@ class MeshWidget(QWidget):
         self._show_running(False)
 
     def _lay_out(self) -> None:
+        self.segmentation.setToolTip(tooltip("The labels whose segments become surfaces."))
+        self.detail.setToolTip(tooltip("How fine the surfaces are."))
+        self.format.setToolTip(tooltip("Kind of the files that Export writes."))
+        self.show_button.setToolTip(tooltip("Show these segments as surfaces, and no others."))
+        self.cancel_button.setToolTip("Stop; what is shown, and files that are there, stay.")
+        self.clear_button.setToolTip("Take the surfaces away.")
+        self.export_button.setToolTip("Write one file per segment into a folder.")
         form = QWidget()
         rows = form_layout(form)
         rows.addRow("Segmentation", self.segmentation)
@@ -180,7 +189,7 @@ class MeshWidget(QWidget):
         lacking = f", {missing} are not there or too small for this detail" if missing else ""
         self.status.ended(f"{n} segments in 3D{lacking}.")
         if n:
-            self._viewer.dims.ndisplay = 3
+            self._in_3d.enter()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, MeshWritten):

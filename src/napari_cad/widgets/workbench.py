@@ -214,10 +214,11 @@ class StepPanel(QWidget):
             self._inside.addWidget(self._build(0))
         else:
             self._tabs = QTabWidget()
-            for part in self.step.parts:
+            for index, part in enumerate(self.step.parts):
                 page = QWidget()
                 QVBoxLayout(page).setContentsMargins(0, 0, 0, 0)
                 self._tabs.addTab(page, part.title)
+                self._tabs.setTabToolTip(index, part.about)
             self._tabs.currentChanged.connect(self._on_tab)
             self._on_tab(0)
             self._inside.addWidget(self._tabs)
