@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from psygnal import Signal
@@ -82,7 +82,7 @@ class ViewerState:
 
     def choose_image(self, layer: Image) -> None:
         """Tell all widgets which image to work on."""
-        self._image = ref(layer)
+        self._image = ref(_unwrapped(layer))
         self.image_chosen.emit(layer)
 
     def choose_checkpoint(self, name_or_path: str) -> None:
@@ -92,7 +92,7 @@ class ViewerState:
 
     def choose_fit(self, layer: Image, checkpoint: str, chosen: ChosenFit | None) -> None:
         """Tell all widgets how to fit a checkpoint to an image; None: not at all."""
-        fits = self._fits.setdefault(layer, {})
+        fits = self._fits.setdefault(_unwrapped(layer), {})
         if chosen is None:
             fits.pop(checkpoint, None)
         else:
@@ -101,7 +101,7 @@ class ViewerState:
 
     def fit_for(self, layer: Image | None, checkpoint: str) -> ChosenFit | None:
         """Give what was chosen for a checkpoint and an image, if anything was."""
-        return None if layer is None else self._fits.get(layer, {}).get(checkpoint)
+        return None if layer is None else self._fits.get(_unwrapped(layer), {}).get(checkpoint)
 
     def report(
         self, step: str, text: str, *, running: bool = False, run: str | None = None
@@ -155,8 +155,12 @@ class ViewerState:
 
 def state_of(viewer: ViewerModel) -> ViewerState:
     """Give the state of a viewer; it lives as long as the viewer does."""
-    # plugins are given a proxy, which is made anew each time
-    viewer = getattr(viewer, "__wrapped__", viewer)
+    viewer = _unwrapped(viewer)
     if viewer not in _STATES:
         _STATES[viewer] = ViewerState()
     return _STATES[viewer]
+
+
+def _unwrapped(thing: Any) -> Any:
+    """Give what a proxy stands for: plugins are given proxies, which are made anew each time."""
+    return getattr(thing, "__wrapped__", thing)
