@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from napari_cad.training.fine_tune_config import Compared
 
+_LOSS = QColor("#4c8dff")
 _VALIDATION = QColor("#e0a030")
 _CAPTION = 16
 _GAP = 3
@@ -57,7 +58,7 @@ class LossPlot(_Plot):
         painter.setPen(self.palette().mid().color())
         painter.drawLine(frame.bottomLeft(), frame.bottomRight())
         line = self._places(self.losses, frame)
-        painter.setPen(QPen(self.palette().highlight().color(), 2))
+        painter.setPen(QPen(_LOSS, 2))
         painter.drawPolyline(QPolygonF(line))
         painter.setPen(QPen(_VALIDATION, 1.5))
         painter.setBrush(_VALIDATION)

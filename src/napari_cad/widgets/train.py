@@ -165,6 +165,8 @@ class TrainWidget(Column):
         }
 
     def _propose_output(self) -> None:
+        if Path(self.checkpoint.value()).parent == Path(self.output.path.text()):
+            return  # of the run that is shown, and which may be gone on with
         parts = (self.truth.name(), self.checkpoint.label())
         stem = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts if part)
         self.output.propose(Path(pooch.os_cache("napari-cad")) / "training", stem or "student")
@@ -218,5 +220,4 @@ def _summary(event: TrainingFinished) -> str:
     done = f"{event.step} steps in {format_seconds(event.seconds)}"
     if event.reason == "stopped":
         return f"Stopped after {done}; Continue goes on."
-    which = Path(event.checkpoint).stem
-    return f"{done}. The {which} checkpoint is {event.checkpoint}"
+    return f"{done}. The weights to use: {Path(event.checkpoint).name} in the run's folder."
