@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Make the README's picture: the real viewer window with the synthetic sample, segmented.
 
-    python scripts/make_pictures.py [--output docs/images/viewer.png]
+    python scripts/make_pictures.py [--output docs/images/viewer.png] [--all]
 
 Everything in it comes from the package: the sample from its seed, the segmentation from the
 embedded checkpoint, run through the dock widget. Without a display it runs itself on a virtual
-screen (xvfb-run). It takes a minute or two.
+screen (xvfb-run). It takes a minute or two; with --all the pictures of the other pages are made
+too, by the scripts beside this one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +31,9 @@ def main() -> None:
     """Parse the command line and make the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "viewer.png")
-    output = parser.parse_args().output.absolute()
+    parser.add_argument("--all", action="store_true", help="the other pages' pictures too")
+    options = parser.parse_args()
+    output = options.output.absolute()
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         if shutil.which("xvfb-run") is None:
             sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
@@ -40,6 +44,9 @@ def main() -> None:
         os.environ["NAPARI_CONFIG"] = str(Path(folder) / "settings.yaml")
         make_picture(output, Path(folder) / "synthetic-EM_default.zarr")
     print(f"{output}: {output.stat().st_size / 1024:.0f} KiB")
+    if options.all:
+        for script in sorted(Path(__file__).parent.glob("picture_*.py")):
+            subprocess.run([sys.executable, str(script)], check=True)
 
 
 def make_picture(output: Path, store: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from napari_cad.core.agglomeration import MergeHistory
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.errors import VolumeError
-from napari_cad.core.events import Finished, SectionDone, StageStarted, Warned
+from napari_cad.core.events import Finished, OutOfDomain, SectionDone, StageStarted, Warned
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore
 from napari_cad.viewer.tasks import Segmented
@@ -59,6 +59,8 @@ def segment(volume, checkpoint, store_path, options, overwrite=False):
             os._exit(9)
         if how == "warns" and z == 1:
             yield Warned("the affinities look wrong")
+        if how == "foreign" and z == 1:
+            yield OutOfDomain("the checkpoint does not fit")
         fragments = fragments_of(z, volume.shape)
         store.write_fragments(z, fragments, 4)
         table = section_fragment_table(fragments, z)

@@ -54,9 +54,7 @@ class FitRow(QWidget):
         self.without.setToolTip("Use the checkpoint as it is.")
         self.open_button = QPushButton("Fit…")
         self.open_button.setToolTip(
-            tooltip(
-                "Fit this checkpoint to this image: adaptation, smoothing, scale, contrast."
-            )
+            tooltip("Fit this checkpoint to this image: adaptation, smoothing, scale, contrast.")
         )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

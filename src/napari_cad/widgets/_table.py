@@ -96,8 +96,14 @@ class ColumnsModel(QAbstractTableModel):
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort the lines; equal ones keep the order of the rows."""
         self.layoutAboutToBeChanged.emit()
+        before, rows = self.persistentIndexList(), self._order
         self._sorted_by = (column, order)
         self._sort(column, order)
+        # what is marked goes along to its new line
+        line_of = np.empty(len(rows), np.intp)
+        line_of[self._order] = np.arange(len(rows))
+        after = [self.index(int(line_of[rows[i.row()]]), i.column()) for i in before]
+        self.changePersistentIndexList(before, after)
         self.layoutChanged.emit()
 
     def _sort(self, column: int, order: Qt.SortOrder) -> None:
