@@ -35,10 +35,14 @@ class Desk:
 
     def pixel(self, voxel):
         """Where a voxel is on the canvas."""
-        world = np.array(self.proofreader.layers.layer.data_to_world(voxel))
-        view = self.canvas.view
-        y, x = world[-2:]
-        mapped = view.scene.transform.map([x, y, 0, 1])
+        return self.on_canvas((0.0, *self.proofreader.layers.layer.data_to_world(voxel)[-2:]))
+
+    def pixel_in_3d(self, voxel):
+        return self.on_canvas(self.proofreader.layers.layer.data_to_world(voxel))
+
+    def on_canvas(self, world):
+        z, y, x = world
+        mapped = self.canvas.view.scene.transform.map([x, y, z, 1])
         return QPoint(round(mapped[0] / mapped[3]), round(mapped[1] / mapped[3]))
 
     def click(
@@ -300,3 +304,98 @@ def test_a_removed_layer_loses_nothing(desk, qtbot):
     qtbot.waitUntil(lambda: desk.widget.proofreader is not None, timeout=PATIENCE)
     assert desk.shown()[1, 4, 30] == desk.shown()[1, 4, 4] == a
     assert desk.proofreader.line().startswith("1 edit")
+
+
+@pytest.fixture
+def labels_desk(make_napari_viewer, cache, qtbot):
+    """Labels that come without a run: two bars through all sections, one of them of two halves."""
+    labels = np.zeros((6, 24, 32), np.int64)
+    labels[:, 2:10, 4:28] = 7
+    labels[:3, 14:22, 4:28] = 9
+    labels[3:, 14:22, 4:28] = 1000
+    image = np.full(labels.shape, 200, np.uint8)
+    image[labels == 0] = 20
+    viewer = make_napari_viewer(show=True)
+    placement = {"scale": (30.0, 10.0, 10.0), "units": ("nm",) * 3}
+    viewer.add_image(image, name="image", **placement)
+    viewer.add_labels(labels, name="bars", **placement)
+    widget = ProofreadWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    widget.start_button.click()
+    qtbot.waitUntil(lambda: widget.proofreader is not None, timeout=PATIENCE)
+    viewer.reset_view()
+    qtbot.wait(50)
+    return Desk(viewer, widget, qtbot)
+
+
+def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
+    desk = labels_desk
+    viewer, widget, proofreader = desk.viewer, desk.widget, desk.proofreader
+    assert "boundaries are taken from the image" in widget.status.warnings.text()
+    one, half, other = (1, 5, 15), (1, 18, 15), (4, 18, 15)
+    desk.click(one)
+    desk.click(half, Qt.KeyboardModifier.ShiftModifier)
+    a, b = proofreader.selection
+    desk.key(Qt.Key.Key_K)
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=PATIENCE)
+    assert sorted(proofreader.meshes.made) == sorted([a, b])
+    surface = proofreader.meshes.surface
+    vertices = len(surface.vertices)
+    qtbot.wait(100)
+    # looking along z, a click in the middle of a bar hits its mesh
+    viewer.reset_view()
+    qtbot.wait(100)
+    qtbot.mouseClick(desk.native, Qt.MouseButton.LeftButton, pos=middle_of(desk, surface, 1))
+    assert proofreader.selection == [b]
+    assert proofreader.picked.fragment in desk.session.fragments_of(b)
+    # an edit: only what it touched is meshed again
+    c = desk.session.segment_of(desk.session.voxels.fragment_at(other))
+    proofreader.select([b, c])
+    desk.key(Qt.Key.Key_G)
+    qtbot.waitUntil(lambda: len(surface.vertices) != vertices, timeout=PATIENCE)
+    assert proofreader.meshes.made == (b,)
+    assert set(proofreader.meshes.ids) == {a, b}
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert proofreader.meshes.made == (c,)  # b is known from before
+    assert set(proofreader.meshes.ids) == {a, b, c}
+    desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    assert proofreader.meshes.made == ()
+    # on the volume, without meshes
+    proofreader.meshes.clear()
+    proofreader.layers.layer.visible = True
+    proofreader.select(())
+    qtbot.wait(50)
+    qtbot.mouseClick(desk.native, Qt.MouseButton.LeftButton, pos=desk.pixel_in_3d(one))
+    assert proofreader.selection == [a]
+    viewer.dims.ndisplay = 2
+    assert viewer.layers["image"].visible
+
+    written = []
+    widget.export.ended.connect(written.append)
+    widget.export.write_labels(str(tmp_path / "corrected.h5"))
+    qtbot.waitUntil(lambda: len(written) == 1, timeout=PATIENCE)
+    import h5py
+
+    with h5py.File(tmp_path / "corrected.h5") as file:
+        np.testing.assert_array_equal(file["main"][...], desk.shown())
+    desk.session.lock([a])
+    widget.export.write_training_data(str(tmp_path / "truth"))
+    qtbot.waitUntil(lambda: len(written) == 2, timeout=PATIENCE)
+    from napari_cad.training.data import IGNORE, open_training_volume
+    from napari_cad.training.data_config import VolumeConfig
+
+    truth = open_training_volume(VolumeConfig.from_folder(tmp_path / "truth"))
+    ids = truth.read_labels((0, 0, 0), truth.shape)
+    assert (ids[:, 3:9, 5:27] == 1).all()
+    assert (ids[:, 12:] == IGNORE).all()
+    np.testing.assert_array_equal(truth.image.section(2), viewer.layers["image"].data[2])
+    widget.export.write_log(str(tmp_path / "log.jsonl"))
+    assert "2 edits are in" in written[2]
+
+
+def middle_of(desk, surface, which):
+    """Where on the canvas the middle of one of the meshes is."""
+    segments, first = desk.proofreader.meshes.vertices()
+    stop = [*first[1:], len(surface.vertices)][which]
+    middle = surface.vertices[first[which] : stop].mean(axis=0)
+    return desk.on_canvas(surface.data_to_world(middle))

@@ -11,11 +11,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
+from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QObject, QTimer
 
 from napari_cad.core.errors import NapariCadError
 from napari_cad.proofreading.errors import ConflictError
+from napari_cad.viewer.error_layers import go_to
 from napari_cad.viewer.layers import shown_section
 from napari_cad.viewer.proofreading_actions import BY_NAME
 from napari_cad.viewer.proofreading_do import Actions
@@ -284,7 +286,8 @@ class Proofreader(QObject):
         layer = self.layers.layer
         if self.viewer.dims.ndisplay == 3:
             return
-        hidden = [found for found in self.layers.all() if found.visible]
+        volumes = [found for found in self.viewer.layers if isinstance(found, (Image, Labels))]
+        hidden = [found for found in volumes if found.visible]
         for found in hidden:
             found.visible = False  # before the view turns: it would be read as a whole
         self.viewer.dims.ndisplay = 3
@@ -303,6 +306,19 @@ class Proofreader(QObject):
         notes = self.session.decisions.notes.values()
         placed = [(note.position, note.text) for note in notes if note.position is not None]
         self.layers.show_notes([place for place, _ in placed], [text for _, text in placed])
+
+    def go_to_note(self, number: int) -> None:
+        """Go to the place of a note, and select the segment that it is about."""
+        note = self.session.decisions.notes[number]
+        place = note.position
+        if note.fragment is not None and self.session.graph.alive[note.fragment]:
+            self.select([self.session.segment_of(note.fragment)])
+            if place is None:
+                centres = self.session.voxels.centres(np.array([note.fragment]))
+                place = None if centres is None else tuple(centres[0].tolist())
+        if place is not None:
+            go_to(self.viewer, self.layers.placement, place)
+        self.say(note.text)
 
     def _on_segments(self, event: SegmentsChanged) -> None:
         shown = self.layers.segments

@@ -160,6 +160,28 @@ class LookedUp(LazyArray):
         result[target] = np.where(mask, filled[np.ix_(*there)], result[target])
 
 
+class FrozenSegments(LazyArray):
+    """The segments as they are now, for a process that reads them while edits go on.
+
+    Parameters
+    ----------
+    fragments : PatchedFragments
+        Of the session.
+    table : ndarray, shape (n_fragments + 1,), uint32
+        Label of every fragment; it is copied.
+    """
+
+    def __init__(self, fragments: PatchedFragments, table: npt.NDArray[np.uint32]) -> None:
+        super().__init__(fragments.shape, np.uint32)
+        self._fragments = fragments
+        # fragments that come later are nothing
+        self._table = np.append(table, np.uint32(0))
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        result: npt.NDArray[Any] = self._table.take(self._fragments[z, y, x], mode="clip")
+        return result
+
+
 class SegmentTable:
     """Segment of every fragment as it is shown: 0 where a person has hidden it.
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_cad.core._lazy import LazyArray
 from napari_cad.core.jobs import Served
 from napari_cad.core.mesh_job import MESH_LABELS
 from napari_cad.core.meshes import mesh_key, sampling_step
@@ -14,6 +13,7 @@ from napari_cad.core.volume import EMVolume
 from napari_cad.viewer.error_layers import in_cubes
 from napari_cad.viewer.jobs import RunProgress
 from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.proofreading_labels import FrozenSegments
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,22 +24,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_cad.proofreading.events import SegmentsChanged
-    from napari_cad.proofreading.overlay import PatchedFragments
     from napari_cad.viewer.proofreading import Proofreader
-
-
-class _Frozen(LazyArray):
-    """The segments as they are now, for a process that reads them while edits go on."""
-
-    def __init__(self, fragments: PatchedFragments, lut: npt.NDArray[np.uint32]) -> None:
-        super().__init__(fragments.shape, np.uint32)
-        self._fragments = fragments
-        # fragments that come later are nothing
-        self._lut = np.append(lut, np.uint32(0))
-
-    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
-        result: npt.NDArray[Any] = self._lut.take(self._fragments[z, y, x], mode="clip")
-        return result
 
 
 class SessionMeshes(SegmentMeshes):
@@ -107,7 +92,7 @@ class SessionMeshes(SegmentMeshes):
         if not keys:
             self._on_finished()
             return
-        labels = _Frozen(session.fragments, session.lut.copy())
+        labels = FrozenSegments(session.fragments, session.lut)
         arguments = {
             "labels": EMVolume.from_array(Served(labels), voxel_size=size, name=owner.name),
             "segments": list(keys),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Names of the jobs, as `JobProcess` wants them.
 OPEN_RUN = f"{__name__}:open_run"
 OPEN_LABELS = f"{__name__}:open_labels"
+TRAINING_DATA = "napari_cad.proofreading.training_data:write_training_data"
 
 #: Stage of reading what a session works on.
 OPENING = "open"

@@ -21,6 +21,7 @@ from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._labels import LabelsChooser
 from napari_cad.widgets._proofread_actions import ActionButtons, KeyTable
+from napari_cad.widgets._proofread_export import ExportPanel
 from napari_cad.widgets._proofread_history import HistoryPanel
 from napari_cad.widgets._status import RunStatus
 
@@ -108,6 +109,7 @@ class ProofreadWidget(Column):
         self.reach.setRange(0, 20)
         self.reach.setToolTip(tooltip("Sections before and after this one to paint in as well."))
         self.history = HistoryPanel()
+        self.export = ExportPanel()
         self.keys = KeyTable()
         self._lay_out()
         self._connect()
@@ -137,6 +139,7 @@ class ProofreadWidget(Column):
         self.uncertain = Collapsible("Uncertain places", asking)
         self.voxels = Collapsible("Paint voxels", painting)
         self.past = Collapsible("History and notes", self.history)
+        self.exports = Collapsible("Export", self.export)
         self.cheat_sheet = Collapsible("Keys", self.keys)
         self.fill(
             form,
@@ -149,6 +152,7 @@ class ProofreadWidget(Column):
             self.uncertain,
             self.voxels,
             self.past,
+            self.exports,
             self.cheat_sheet,
         )
 
@@ -174,6 +178,11 @@ class ProofreadWidget(Column):
         self.target.currentIndexChanged.connect(self._on_paint)
         self.reach.valueChanged.connect(self._on_paint)
         self.history.chosen.connect(self._on_history)
+        self.history.note_chosen.connect(self._on_note)
+        self.export.progress.connect(self.status.running)
+        self.export.ended.connect(self.status.ended)
+        self.export.failed.connect(self.status.failed)
+        self.image.changed.connect(self._on_image)
         self.keys.changed.connect(self._on_keys)
         self.keys.refused.connect(self.status.failed)
 
@@ -223,6 +232,8 @@ class ProofreadWidget(Column):
         proofreader.keys.rebind(chosen_keys())
         proofreader.walk.kind = self.kind.currentData()
         self._on_paint()
+        self.export.proofreader = proofreader
+        self._on_image()
         self.history.show_session(proofreader.session)
         self.status.ended(f"{proofreader.line()}. {self._folder()}")
         for message in proofreader.session.messages:
@@ -264,7 +275,7 @@ class ProofreadWidget(Column):
         self._show_enabled()
 
     def _on_ended(self, reason: str) -> None:
-        self.proofreader = None
+        self.proofreader = self.export.proofreader = None
         self.history.show_session(None)
         self.state.clear()
         self.question.clear()
@@ -288,6 +299,13 @@ class ProofreadWidget(Column):
         if self.proofreader is not None:
             with self.proofreader.reporting("undo"):
                 self.proofreader.session.go_to(edit_id)
+
+    def _on_note(self, number: int) -> None:
+        if self.proofreader is not None:
+            self.proofreader.go_to_note(number)
+
+    def _on_image(self) -> None:
+        self.export.image = self.image.layer
 
     def _on_keys(self, keys: dict[str, str]) -> None:
         try:
@@ -345,7 +363,6 @@ class ProofreadWidget(Column):
         """Show whether there is a session."""
         there = self.proofreader is not None
         self.segmentation.setEnabled(not there)
-        self.image.setEnabled(not there)
         self.start_button.setVisible(not there)
         self.start_button.setEnabled(not there)
         self.end_button.setVisible(there)
@@ -362,3 +379,4 @@ class ProofreadWidget(Column):
             widget.setEnabled(editing)
         self.kind.setEnabled(there)
         self.history.setEnabled(there)
+        self.export.setEnabled(there)
