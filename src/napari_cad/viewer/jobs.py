@@ -7,12 +7,14 @@ collected every few hundredths of a second, and cancelling only asks.
 from __future__ import annotations
 
 import time
+import weakref
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.progress import progress
 from psygnal import Signal
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QEvent, QObject, QTimer
 
 from napari_cad.core.errors import JobError
 from napari_cad.core.events import SectionDone, StageStarted
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds between two looks at a job.
 POLL_INTERVAL = 40
+#: Seconds for which events are handed over at one look; the others have to wait for the next.
+_PATIENCE = 0.02
 
 
 class JobRunner(QObject):
@@ -47,6 +51,8 @@ class JobRunner(QObject):
     Notes
     -----
     Signals come in the viewer's thread. After `start` or `cancel`, none comes from an earlier job.
+    An event that takes listeners longer than 20 ms is the last one for this turn of Qt's event
+    loop, so that two slow ones never come without Qt painting in between.
     """
 
     reported = Signal(object)
@@ -54,15 +60,22 @@ class JobRunner(QObject):
     failed = Signal(JobError)
     cancelled = Signal()
 
-    def __init__(self, parent: QWidget) -> None:
+    def __init__(self, parent: QWidget, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(parent)
+        self._now = now
+        self._waiting: deque[Any] = deque()
+        self._shown: tuple[int, int] | None = None
         self._job: JobProcess | None = None
         self._run = 0
         self._bar: progress | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_INTERVAL)
         self._timer.timeout.connect(self._poll)
-        self.destroyed.connect(_Ending(self.__dict__))
+        self._over = False
+        # both, for either side may go first: the object of Python, or that of Qt
+        self._ending = _Ending()
+        weakref.finalize(self, self._ending.end).atexit = False
+        self.destroyed.connect(self._ending.end)
 
     @property
     def running(self) -> bool:
@@ -85,9 +98,12 @@ class JobRunner(QObject):
             The number of this run.
         """
         self.cancel()
-        self._job = JobProcess(function, arguments)
+        if self._over:
+            return self._run
+        self._job = self._ending.job = JobProcess(function, arguments)
         self._run += 1
         self._bar = None if description is None else progress(desc=description, total=0)
+        self._ending.bar = self._bar
         self._timer.start()
         return self._run
 
@@ -103,22 +119,31 @@ class JobRunner(QObject):
             self._close()
             self.cancelled.emit()
 
+    def end(self) -> None:
+        """End the job, and start none from now on: nobody would see it."""
+        self._over = True
+        self.cancel()
+
     def show_progress(self, done: int, total: int) -> None:
         """Show how far the job is in napari's list of activities."""
-        if self._bar is not None:
-            if self._bar.total != total:
-                self._bar.total = total
-            self._bar.update(done - self._bar.n)
+        # once per look: at every step napari's bar lets all of Qt's events be processed
+        self._shown = (done, total)
 
     def _poll(self) -> None:
         job, run = self._job, self._run
         if job is None:
             return
-        for event in job.poll():
-            self.reported.emit(event)
+        # kept in the runner: a listener may let Qt process events, and so this be called again
+        self._waiting.extend(job.poll())
+        until = self._now() + _PATIENCE
+        while self._waiting:
+            self.reported.emit(self._waiting.popleft())
             if self._run != run or self._job is not job:
                 return  # a listener has cancelled it or started another
-        if job.state == "running":
+            if self._now() > until:
+                break
+        self._show_bar()
+        if self._waiting or self._job is not job or job.state == "running":
             return
         self._close()
         if job.error is not None:
@@ -126,26 +151,67 @@ class JobRunner(QObject):
         else:
             self.finished.emit()
 
+    def _show_bar(self) -> None:
+        shown, self._shown = self._shown, None
+        if self._bar is not None and shown is not None:
+            done, total = shown
+            if self._bar.total != total:
+                self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
     def _close(self) -> None:
         self._timer.stop()
-        self._job = None
+        self._job = self._ending.job = None
+        self._waiting.clear()
+        self._shown = None
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
+            self._bar = self._ending.bar = None
 
 
 class _Ending:
-    """Ends the job of a runner whose Qt side is no more: it knows the runner's attributes only."""
+    """Ends the job of a runner that is no more.
 
-    def __init__(self, attributes: dict[str, Any]) -> None:
-        self._attributes = attributes
+    It knows nothing of the runner: what is part of a cycle of garbage may have been emptied by the
+    time that it is called.
+    """
 
-    def __call__(self) -> None:
-        job, bar = self._attributes.get("_job"), self._attributes.get("_bar")
-        if job is not None:
-            job.cancel()
-        if bar is not None:
-            bar.close()
+    def __init__(self) -> None:
+        self.job: JobProcess | None = None
+        self.bar: progress | None = None
+
+    def end(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+        if self.bar is not None:
+            self.bar.close()
+        self.job = self.bar = None
+
+
+class JobsEndWith(QObject):
+    """Ends the jobs of a widget and of what is in it, when it is taken out of its dock.
+
+    napari's button for closing a dock leaves the widget to Python, which removes it some time
+    later; nobody can see or cancel its jobs until then.
+
+    Parameters
+    ----------
+    widget : QWidget
+        What is docked.
+    """
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """See that the widget no longer has a parent."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            widget = self.parent()
+            if watched is widget and widget is not None and widget.parent() is None:
+                for runner in widget.findChildren(JobRunner):
+                    runner.end()
+        return super().eventFilter(watched, event)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from napari_cad.viewer.error_layers import (
     segmentation_key,
     shown_lut,
 )
-from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.state import state_of
@@ -89,6 +89,7 @@ class EvaluateWidget(QWidget):
         self.beside_button = QPushButton("Side by side")
         self.beside_button.setCheckable(True)
         self._lay_out()
+        JobsEndWith(self)
 
         self.views.progress.connect(self.status.running)
         self.views.shown.connect(self._on_meshes)

@@ -30,7 +30,7 @@ from napari_cad.core.measure_job import (
 )
 from napari_cad.viewer.error_layers import go_to, shown_lut
 from napari_cad.viewer.in_3d import In3D
-from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
 from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.mesh_layers import SegmentMeshes
@@ -107,6 +107,7 @@ class MeasureWidget(QWidget):
         self.save_button = QPushButton("Save segments…")
         self.save_contacts_button = QPushButton("Save contacts…")
         self._lay_out()
+        JobsEndWith(self)
 
         self.meshes = SegmentMeshes(viewer, self)
         self.meshes.progress.connect(self.status.running)

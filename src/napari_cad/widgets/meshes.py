@@ -20,7 +20,7 @@ from napari_cad.core.mesh_files import FORMATS
 from napari_cad.core.mesh_job import EXPORT_LABELS, EXPORT_RUN, MeshWritten
 from napari_cad.core.meshes import DETAILS
 from napari_cad.viewer.in_3d import In3D
-from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
 from napari_cad.viewer.mesh_layers import SegmentMeshes
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser
@@ -75,6 +75,7 @@ class MeshWidget(QWidget):
             self.format.addItem(suffix.removeprefix(".").upper(), suffix.removeprefix("."))
         self.status = RunStatus()
         self._lay_out()
+        JobsEndWith(self)
 
         self.meshes = SegmentMeshes(viewer, self)
         self.meshes.progress.connect(self._on_progress)

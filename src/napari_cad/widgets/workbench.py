@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
+from napari_cad.viewer.jobs import JobsEndWith
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._column import Column, ScrolledColumn
 from napari_cad.widgets._form import tooltip
@@ -60,6 +61,7 @@ class Workbench(QWidget):
             if after is not None:
                 panel.lead_on(after)
         self._column.addStretch()
+        JobsEndWith(self)
         events = viewer.layers.events
         for event in (events.inserted, events.removed):
             event.connect(self.update_lines)
