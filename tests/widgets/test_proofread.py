@@ -9,6 +9,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_cad.proofreading.folder import session_folder
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
+from napari_cad.viewer.proofreading_labels import BLUE, LINE, RED
 from napari_cad.widgets.proofread import ProofreadWidget
 
 PATIENCE = 60_000
@@ -94,7 +95,7 @@ def test_split_with_preview_and_seeds_taken_back(desk):
     desk.key(Qt.Key.Key_S)
     mode = desk.proofreader.split_mode
     assert mode.active
-    assert desk.proofreader.layers.find("proofread_fragments").visible
+    assert (np.asarray(desk.proofreader.layers.find("proofread_marks").data) == LINE).any()
     desk.click(top)
     assert "1 red and 0 blue" in mode.line()
     desk.click((0, 4, 30))  # in another segment
@@ -103,8 +104,8 @@ def test_split_with_preview_and_seeds_taken_back(desk):
     assert mode.preview is not None
     assert "contacts are cut, mean affinity" in desk.line()
     marks = np.asarray(desk.proofreader.layers.find("proofread_marks").data)
-    assert (marks[top], marks[bottom]) == (2, 3)
-    assert set(np.unique(marks)) == {0, 2, 3}
+    assert (marks[top], marks[bottom]) == (RED, BLUE)
+    assert set(np.unique(marks)) == {0, RED, BLUE, LINE}
     seeds = desk.proofreader.layers.find("proofread_seeds")
     layer = desk.proofreader.layers.layer
     np.testing.assert_array_equal(seeds.data, [top, bottom])
@@ -112,7 +113,7 @@ def test_split_with_preview_and_seeds_taken_back(desk):
         np.testing.assert_array_equal(getattr(seeds, name), getattr(layer, name))
     assert desk.shown()[bottom] == segment  # only a look so far
     desk.key(Qt.Key.Key_T)
-    assert not np.asarray(desk.proofreader.layers.find("proofread_marks").data).any()
+    assert set(np.unique(desk.proofreader.layers.find("proofread_marks").data)) == {0, LINE}
     desk.key(Qt.Key.Key_T)
     desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)  # the seed, not an edit
     assert mode.preview is None
@@ -395,7 +396,7 @@ def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
 
 def middle_of(desk, surface, which):
     """Where on the canvas the middle of one of the meshes is."""
-    segments, first = desk.proofreader.meshes.vertices()
+    _, first = desk.proofreader.meshes.vertices()
     stop = [*first[1:], len(surface.vertices)][which]
     middle = surface.vertices[first[which] : stop].mean(axis=0)
     return desk.on_canvas(surface.data_to_world(middle))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
     from napari_cad.core.volume import ArrayLike
+    from napari_cad.viewer.turns import Turns
 
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
@@ -53,7 +54,6 @@ Role = Literal[
     "meshes",
     "proofread",  # the segments of a proofreading session, and what is drawn over them
     "proofread_marks",
-    "proofread_fragments",
     "proofread_contacts",
     "proofread_seeds",
     "proofread_notes",
@@ -369,6 +369,7 @@ def add_or_update(
     run: str,
     placement: Placement,
     name: str,
+    turns: Turns | None = None,
     **settings: Any,
 ) -> Layer:
     """Show data in the layer of a role and a run, making the layer if it is not there.
@@ -388,6 +389,8 @@ def add_or_update(
         Scale, translate, units and axis labels.
     name : str
         Of a new layer, and the new name of an old one.
+    turns : Turns, optional
+        Where given, a new layer is drawn a turn later than it is added.
     **settings
         More arguments for a new layer.
 
@@ -410,10 +413,20 @@ def add_or_update(
         **placement.for_axes(len(data.shape) - rgb),
         **settings,
     }
+    visible = arguments.pop("visible", True)
+    arguments["visible"] = visible and turns is None
     layer = viewer.add_labels(data, **arguments) if labels else viewer.add_image(data, **arguments)
     if labels:
         layer.editable = False
+    if turns is not None and visible:
+        turns.next(lambda: show_layer(viewer, layer))
     return layer
+
+
+def show_layer(viewer: ViewerModel, layer: Layer) -> None:
+    """Show a layer, if it is still there."""
+    if layer in viewer.layers:
+        layer.visible = True
 
 
 def shown_section(viewer: ViewerModel, layer: Layer) -> int | None:

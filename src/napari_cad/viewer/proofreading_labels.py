@@ -30,18 +30,23 @@ _MOST_BYTES = 128 << 20
 #: Up to this many fragments labels have 16 bits, which napari shows almost three times as fast.
 _FEW_FRAGMENTS = 60_000
 
-#: Marks: what is selected, the sides of a cut, the sides of a question, what is verified.
-SELECTED, RED, BLUE, ONE_SIDE, OTHER_SIDE, VERIFIED = range(1, 7)
+#: Pixels of the line around what is selected.
+_LINE_WIDTH = 2
+
+#: Marks: what is selected, the sides of a cut, the sides of a question, what is verified; and the
+#: lines around what is selected and between the fragments of what is being cut.
+SELECTED, RED, BLUE, ONE_SIDE, OTHER_SIDE, VERIFIED, LINE = range(1, 8)
 
 MARK_COLOURS: dict[int | None, tuple[float, float, float, float]] = {
     None: (0.0, 0.0, 0.0, 0.0),
     0: (0.0, 0.0, 0.0, 0.0),
-    SELECTED: (1.0, 1.0, 1.0, 0.35),
+    SELECTED: (1.0, 1.0, 1.0, 0.2),
     RED: (1.0, 0.1, 0.1, 0.65),
     BLUE: (0.1, 0.35, 1.0, 0.65),
     ONE_SIDE: (1.0, 0.6, 0.1, 0.6),
     OTHER_SIDE: (0.2, 0.75, 1.0, 0.6),
     VERIFIED: (0.1, 0.8, 0.2, 0.25),
+    LINE: (1.0, 1.0, 1.0, 0.9),
 }
 
 
@@ -158,6 +163,55 @@ class LookedUp(LazyArray):
         mask = voxels.mask[np.ix_(*there)]
         target = np.ix_(*here)
         result[target] = np.where(mask, filled[np.ix_(*there)], result[target])
+
+
+class Marks(LookedUp):
+    """Marks, with lines around what is selected and between fragments of what is being cut.
+
+    Parameters
+    ----------
+    fragments : RecentSections
+        Shared by all layers of a session.
+    table : ndarray, shape (n_fragments + 1,), uint8
+        Mark of every fragment; changed in place by its owner.
+
+    Attributes
+    ----------
+    bordered : ndarray, shape (n_fragments + 1,), bool, or None
+        Fragments whose borders are drawn.
+    """
+
+    bordered: npt.NDArray[np.bool_] | None = None
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        result = super()._read(z, y, x)
+        selected = result == SELECTED
+        if selected.any():
+            inside = selected.copy()
+            for axis in (1, 2):
+                inside &= _shifted(selected, axis, _LINE_WIDTH)
+                inside &= _shifted(selected, axis, -_LINE_WIDTH)
+            result[selected & ~inside] = LINE
+        bordered = self.bordered
+        if bordered is not None:
+            fragments = self._fragments[z, y, x]
+            of_cut = bordered.take(fragments, mode="clip")
+            if of_cut.any():
+                line = np.zeros(of_cut.shape, np.bool_)
+                line[:, 1:] |= fragments[:, 1:] != fragments[:, :-1]
+                line[:, :, 1:] |= fragments[:, :, 1:] != fragments[:, :, :-1]
+                result[line & of_cut] = LINE
+        return result
+
+
+def _shifted(mask: npt.NDArray[np.bool_], axis: int, by: int) -> npt.NDArray[np.bool_]:
+    """Move a mask along an axis; what comes in from outside is as if it were inside."""
+    result = np.ones_like(mask)
+    there, here = [slice(None)] * 3, [slice(None)] * 3
+    there[axis] = slice(by, None) if by > 0 else slice(None, by)
+    here[axis] = slice(None, -by) if by > 0 else slice(-by, None)
+    result[tuple(there)] = mask[tuple(here)]
+    return result
 
 
 class FrozenSegments(LazyArray):

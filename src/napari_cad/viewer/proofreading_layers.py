@@ -12,6 +12,7 @@ from napari_cad.viewer.layers import Placement, Role, find_layer, tag
 from napari_cad.viewer.proofreading_labels import (
     MARK_COLOURS,
     LookedUp,
+    Marks,
     MarkTable,
     RecentSections,
     SegmentTable,
@@ -100,8 +101,7 @@ class SessionLayers:
         self.segments = SegmentTable(session)
         self.marks = MarkTable(session)
         self._segments = LookedUp(self.fragments, self.segments.values)
-        self._marks = LookedUp(self.fragments, self.marks.values)
-        self._borders = LookedUp(self.fragments, np.zeros(0, np.uint32))
+        self._marks = Marks(self.fragments, self.marks.values)
 
     @property
     def key(self) -> str:
@@ -125,7 +125,7 @@ class SessionLayers:
 
     def all(self) -> list[Layer]:
         """List the layers that are there."""
-        ours = ("proofread", "proofread_marks", "proofread_fragments", "proofread_contacts",
+        ours = ("proofread", "proofread_marks", "proofread_contacts",
                 "proofread_seeds", "proofread_notes", "proofread_scribbles")  # fmt: skip
         found = (self.find(role) for role in ours)  # type: ignore[arg-type]
         return [layer for layer in found if layer is not None]
@@ -199,17 +199,13 @@ class SessionLayers:
         )  # fmt: skip
 
     def show_borders(self, fragments: npt.NDArray[np.int64]) -> None:
-        """Draw the borders of these fragments, and of no others."""
-        table = np.zeros(len(self._session.lut), np.uint32)
-        table[fragments] = fragments
-        self._borders.table = table
-        layer = self.find("proofread_fragments")
-        if layer is None and len(fragments):
-            layer = self._add_labels(self._borders, "proofread_fragments", "fragments", opacity=0.8)
-            layer.contour = 1
-        if layer is not None:
-            layer.visible = bool(len(fragments))
-            redraw(layer)
+        """Draw the borders of these fragments, and of no others, with the next marks."""
+        if not len(fragments):
+            self._marks.bordered = None
+            return
+        table = np.zeros(len(self._session.lut), np.bool_)
+        table[fragments] = True
+        self._marks.bordered = table
 
     def _add_labels(self, data: LookedUp, role: Role, what: str, **settings: Any) -> Labels:
         layer: Labels = self._viewer.add_labels(

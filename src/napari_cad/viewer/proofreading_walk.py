@@ -74,6 +74,7 @@ class QuestionWalk:
     def leave(self) -> None:
         """Ask nothing for now."""
         self.current = None
+        self._owner.forget_contacts()
 
     def step(self, forward: bool) -> None:
         """Go to the next place, or to the one before."""
@@ -196,7 +197,10 @@ class QuestionWalk:
                 else dict.fromkeys(found.segments)
             )  # fmt: skip
             owner.select(segments)
-            go_to(owner.viewer, owner.layers.placement, self._place(found))
+            place = self._place(found)
+            go_to(owner.viewer, owner.layers.placement, place)
+            one = np.ones(1, np.float32)
+            owner.layers.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
 
     def _place(self, found: Question | End) -> tuple[float, ...]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QPushButton, QSpinBox, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QLabeledDoubleSlider
 
 from napari_cad.core.errors import NapariCadError
@@ -125,19 +133,14 @@ class ProofreadWidget(Column):
         rows.addRow("Image", self.image)
         threshold = QWidget()
         form_layout(threshold).addRow("Threshold", self.threshold)
-        asking = QWidget()
-        rows = form_layout(asking)
-        rows.addRow("Go through", self.kind)
-        rows.addRow(self.left)
-        rows.addRow(self.question)
-        rows.addRow(self.asking)
-        painting = QWidget()
-        rows = form_layout(painting)
+        kind, target = QWidget(), QWidget()
+        form_layout(kind).addRow("Go through", self.kind)
+        rows = form_layout(target)
         rows.addRow("Belongs to", self.target)
         rows.addRow("Sections ±", self.reach)
-        rows.addRow(self.painting)
+        asking = _below(kind, self.left, self.question, self.asking)
         self.uncertain = Collapsible("Uncertain places", asking)
-        self.voxels = Collapsible("Paint voxels", painting)
+        self.voxels = Collapsible("Paint voxels", _below(target, self.painting))
         self.past = Collapsible("History and notes", self.history)
         self.exports = Collapsible("Export", self.export)
         self.cheat_sheet = Collapsible("Keys", self.keys)
@@ -380,3 +383,13 @@ class ProofreadWidget(Column):
         self.kind.setEnabled(there)
         self.history.setEnabled(there)
         self.export.setEnabled(there)
+
+
+def _below(*parts: QWidget) -> QWidget:
+    """Put widgets below each other."""
+    widget = QWidget()
+    layout = QVBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for part in parts:
+        layout.addWidget(part)
+    return widget
