@@ -16,6 +16,7 @@ from napari_cad.core.embedding import (
     similarity_maps,
 )
 from napari_cad.core.embedding_job import (
+    MAP,
     BasisReady,
     PickedVoxel,
     SectionMap,
@@ -29,6 +30,7 @@ from napari_cad.core.events import SectionDone, StageStarted
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.jobs import JobProcess, Requests, Served
 from napari_cad.core.network import StudentNetwork
+from napari_cad.core.projection import fit_basis, sample_voxels
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.core.store import SegmentationStore, run_signature
 from napari_cad.core.volume import EMVolume
@@ -73,6 +75,10 @@ def run(tmp_path, volume, checkpoint):
     return str(store.path)
 
 
+#: Sections of which a sample of this volume is made: the first has nobody before it.
+SAMPLED = SHAPE[0] - 1
+
+
 def slow_map(volume, checkpoint, z, which, normalised=True):
     network = load_checkpoint(checkpoint).build()
     basis = sample_embeddings(network, volume, IntensityMapping(), CPU).basis(
@@ -89,6 +95,14 @@ def queue_of(*requests):
     return filled
 
 
+def to_the_basis(server):
+    """All answers until the colours are fixed."""
+    answers = []
+    while not answers or not isinstance(answers[-1], BasisReady):
+        answers.append(next(server))
+    return answers
+
+
 def serve(volume, checkpoint, *requests, **more):
     """All answers to requests that were there before the server started."""
     waiting = queue_of(*requests)
@@ -100,11 +114,14 @@ def serve(volume, checkpoint, *requests, **more):
 @pytest.mark.parametrize("normalised", [True, False])
 def test_maps_are_what_the_pieces_give(volume, checkpoint, which, normalised):
     waiting, server = serve(volume, checkpoint, WantedMaps((4, 0), which, normalised))
-    answers = [next(server) for _ in range(5)]
+    provisional, *answers = [next(server) for _ in range(9)]
+    assert (provisional.z, provisional.provisional) == (4, True)
     assert [type(a) for a in answers] == [
-        StageStarted, SectionDone, BasisReady, SectionMap, SectionMap,
+        StageStarted, *[SectionDone] * SAMPLED, BasisReady, SectionMap, SectionMap,
     ]  # fmt: skip
-    for answer, z in zip(answers[3:], (4, 0), strict=True):
+    assert [a.done for a in answers[1:5]] == [1, 2, 3, 4]
+    for answer, z in zip(answers[6:], (4, 0), strict=True):
+        assert not answer.provisional
         assert (answer.z, answer.which, answer.normalised) == (z, which, normalised)
         expected = slow_map(volume, checkpoint, z, which, normalised)
         assert np.abs(answer.rgb.astype(int) - expected).max() <= 1
@@ -116,8 +133,9 @@ def test_only_the_last_request_is_answered(volume, checkpoint):
     waiting, server = serve(
         volume, checkpoint, *(WantedMaps((z,), "embedding", True) for z in range(5))
     )
-    maps = [next(server) for _ in range(4)][3:]
+    maps = [e for e in to_the_basis(server) if isinstance(e, SectionMap)]
     assert [m.z for m in maps] == [4]
+    assert next(server).z == 4
     waiting.put(WantedMaps((1, 2, 3), "embedding", True))
     assert next(server).z == 1
     waiting.put(WantedMaps((0,), "embedding", True))  # 2 and 3 were only prefetched
@@ -128,11 +146,11 @@ def test_only_the_last_request_is_answered(volume, checkpoint):
 
 def test_a_basis_is_fitted_once_for_each_kind(volume, checkpoint):
     waiting, server = serve(volume, checkpoint, WantedMaps((1,), "embedding", True))
-    for _ in range(4):
-        next(server)
+    to_the_basis(server)
+    next(server)
     waiting.put(WantedMaps((1,), "embedding_prev", True))
-    kinds = [type(next(server)) for _ in range(4)]
-    assert kinds == [StageStarted, SectionDone, BasisReady, SectionMap]
+    # the sample serves both embeddings
+    assert [type(next(server)) for _ in range(2)] == [BasisReady, SectionMap]
     waiting.put(WantedMaps((2,), "embedding", True))
     assert type(next(server)) is SectionMap
 
@@ -152,9 +170,29 @@ def test_a_picked_voxel_goes_before_maps(volume, checkpoint, which):
     assert sorted(answer.maps) == ([1, 2] if which == "embedding" else [2, 3])
     for z, values in answer.maps.items():
         np.testing.assert_allclose(values, expected[z], atol=1e-5)
-    assert type(next(server)) is StageStarted
+    assert next(server).provisional
     waiting.put(None)
-    assert SectionMap not in [type(a) for a in server]
+    assert list(server) == []
+
+
+def test_provisional_colours_follow_the_person_while_the_stack_is_sampled(volume, checkpoint):
+    waiting, server = serve(volume, checkpoint, WantedMaps((1, 2), "embedding", True))
+    first = next(server)
+    assert (first.z, first.provisional) == (1, True)
+    assert [type(next(server)) for _ in range(2)] == [StageStarted, SectionDone]
+    waiting.put(WantedMaps((3, 4), "embedding", True))
+    second = next(server)
+    assert (second.z, second.provisional) == (3, True)
+    # in the colours of the first: nothing jumps between provisional sections
+    network = load_checkpoint(checkpoint).build()
+    embedder = SectionEmbedder(network, volume, IntensityMapping(), CPU)
+    own = fit_basis([sample_voxels(embedder.one(0, 1, "embedding"), 10**6)], "embedding")
+    expected = own.project(embedder.one(2, 3, "embedding"))
+    assert np.abs(second.rgb.astype(int) - expected).max() <= 1
+    rest = to_the_basis(server)
+    assert [type(e) for e in rest] == [*[SectionDone] * (SAMPLED - 1), BasisReady]
+    final = next(server)
+    assert (final.z, final.provisional) == (3, False)
 
 
 def test_through_a_child_process_from_an_array_in_memory(volume, checkpoint):
@@ -171,9 +209,10 @@ def test_through_a_child_process_from_an_array_in_memory(volume, checkpoint):
             job.send(PickedVoxel(3, 1, 1, "embedding"))
         elif isinstance(event, Similarities):
             job.send(None)
-    assert [type(a) for a in answers[2:]] == [BasisReady, SectionMap, Similarities]
-    expected = slow_map(volume, checkpoint, 3, "embedding")
-    assert np.abs(answers[3].rgb.astype(int) - expected).max() <= 1
+    kinds = [type(a) for a in answers]
+    assert kinds[0] == SectionMap
+    assert Similarities in kinds
+    assert answers[0].provisional
 
 
 # ---------------------------------------------------------------------- with a store
@@ -184,7 +223,7 @@ def test_all_sections_into_the_store_and_on_where_it_stopped(volume, checkpoint,
     events = []
     for event in job:
         events.append(event)
-        if isinstance(event, SectionDone) and event.done == 2:
+        if isinstance(event, SectionDone) and (event.stage, event.done) == (MAP, 2):
             break  # cancelled
     job.close()
     stored = SegmentationStore.open(run).embedding_map("embedding")
@@ -193,6 +232,7 @@ def test_all_sections_into_the_store_and_on_where_it_stopped(volume, checkpoint,
         stored.read(3)
     basis = stored.basis
     events = list(store_embedding_map(volume, checkpoint, OPTIONS, run))
+    assert isinstance(events[0], BasisReady)
     assert events[0].basis == basis
     assert events[1] == StageStarted("embedding map", 5, 2)
     assert [e.z for e in events[2:]] == [2, 3, 4]
@@ -217,7 +257,7 @@ def test_the_two_embeddings_have_maps_of_their_own(volume, checkpoint, run):
 def test_the_server_takes_its_basis_from_the_store(volume, checkpoint, run):
     request = WantedMaps((1,), "embedding", True)
     _, server = serve(volume, checkpoint, request, run=run)
-    first = [next(server) for _ in range(4)][2]
+    first = to_the_basis(server)[-1]
     _, server = serve(volume, checkpoint, request, run=run)
     second = next(server)  # nothing was fitted
     assert isinstance(second, BasisReady)

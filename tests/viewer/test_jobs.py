@@ -103,6 +103,38 @@ def test_a_listener_may_cancel(runner, qtbot):
     assert runner.log.endings == ["cancelled"]
 
 
+def test_slow_listeners_get_one_event_per_turn(qtbot, monkeypatch):
+    """A clock that only listeners move: each event takes them a second."""
+    monkeypatch.syspath_prepend(str(CORE_TESTS))
+    widget = QWidget()
+    qtbot.addWidget(widget)
+    clock = [0.0]
+    runner = JobRunner(widget, now=lambda: clock[0])
+    log = Log(runner)
+    per_turn = []
+
+    def be_slow(_event):
+        clock[0] += 1.0
+
+    poll = runner._poll
+
+    def counted():
+        before = len(log.events)
+        poll()
+        per_turn.append(len(log.events) - before)
+
+    runner.reported.connect(be_slow)
+    runner._timer.timeout.disconnect()
+    runner._timer.timeout.connect(counted)
+    run(runner, "count", n=6)
+    runner._timer.stop()
+    time.sleep(1.5)  # all six are waiting
+    runner._timer.start()
+    qtbot.waitUntil(lambda: log.endings == ["finished"], timeout=PATIENCE)
+    assert [event.z for event in log.events] == list(range(6))
+    assert max(per_turn) == 1
+
+
 def test_the_job_ends_with_its_widget(qtbot, monkeypatch):
     monkeypatch.syspath_prepend(str(CORE_TESTS))
     widget = QWidget()
@@ -121,8 +153,9 @@ def test_napari_lists_the_job_while_it_runs(runner, qtbot):
     run(runner, "sleep")
     (bar,) = progress._all_instances
     assert "Testing" in bar.desc
+    runner.show_progress(2, 12)
     runner.show_progress(3, 12)
-    assert (bar.n, bar.total) == (3, 12)
+    qtbot.waitUntil(lambda: (bar.n, bar.total) == (3, 12), timeout=PATIENCE)
     runner.cancel()
     assert not progress._all_instances
     runner.show_progress(4, 12)  # late, harmless

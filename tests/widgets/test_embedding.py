@@ -238,13 +238,15 @@ def test_a_click_shows_the_similarity_in_both_sections_of_the_pair(pretended, qt
     np.testing.assert_allclose(layer.scale, NM["scale"])
     assert "(7, 11) of section 2" in widget.line.text()
     assert f"section {beside}" in widget.line.text()
+    qtbot.waitUntil(lambda: find_layer(viewer, "picked", LIVE) is not None, timeout=PATIENCE)
     mark = find_layer(viewer, "picked", LIVE)
+    qtbot.waitUntil(lambda: mark.visible and layer.visible, timeout=PATIENCE)
     assert mark.data.tolist() == [[2, 7, 11]]
     assert viewer.layers.selection.active == viewer.layers["stack"]
     click(widget, world(2, 0, 0))
     qtbot.waitUntil(lambda: layer.data[2][0, 0] == 1, timeout=PATIENCE)
     assert layer.data[2][7, 11] < 1
-    assert mark.data.tolist() == [[2, 0, 0]]
+    qtbot.waitUntil(lambda: mark.data.tolist() == [[2, 0, 0]], timeout=PATIENCE)
 
 
 def test_drags_and_clicks_beside_the_image_pick_nothing(pretended, qtbot):

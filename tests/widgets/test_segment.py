@@ -106,8 +106,9 @@ def test_layers_come_while_it_runs_and_stay_responsive(ready, qtbot):
     widget.run()
     qtbot.waitUntil(lambda: layer_of(viewer, widget, "affinities") is not None, timeout=PATIENCE)
     affinities = layer_of(viewer, widget, "affinities")
+    qtbot.waitUntil(lambda: layer_of(viewer, widget, "segments") is not None, timeout=PATIENCE)
     segments = layer_of(viewer, widget, "segments")
-    assert affinities.visible
+    qtbot.waitUntil(lambda: affinities.visible and segments.visible, timeout=PATIENCE)
     assert segments.name == "stack fragments"
     on_screen = (60 + 30 * 1, 12 + 6 * 20, 14 + 7 * 30)
     qtbot.waitUntil(

@@ -281,13 +281,8 @@ class EmbeddingSamples:
         )
 
 
-def sample_embeddings(
-    network: StudentNetwork,
-    volume: EMVolume,
-    preprocessing: Preprocessing | IntensityMapping,
-    config: InferenceConfig | None = None,
-) -> EmbeddingSamples:
-    """Embed a sample of the volume: sections spread over it, the middle of each.
+class EmbeddingSampler:
+    """Embeds a sample of a volume, section by section: sections spread over it, the middle of each.
 
     The same volume and settings give the same sample.
 
@@ -296,24 +291,60 @@ def sample_embeddings(
     network, volume, preprocessing, config
         See `SectionEmbedder`.
 
-    Returns
-    -------
-    EmbeddingSamples
+    Attributes
+    ----------
+    sections : tuple of int
+        The later sections of the pairs to be sampled.
     """
-    height, width = volume.shape[1:]
-    middle = volume.crop(y=_middle(height), x=_middle(width))
-    embedder = SectionEmbedder(network, middle, preprocessing, config)
-    # section 0 has nobody before it, and its pair with itself is not like the others
-    first = min(1, volume.n_sections - 1)
-    chosen = [z + first for z in spread_sections(volume.n_sections - first, SAMPLED_SECTIONS)]
-    # a missing section has one colour, which must not take part in choosing the others
-    sections = tuple(z for z in chosen if np.ptp(middle.section(z)) > 0) or tuple(chosen)
-    pairs = [embedder.pair(*pair_of(z, "embedding", volume.n_sections)) for z in sections]
-    later, earlier = (
-        tuple(sample_voxels(e, SAMPLED_VOXELS) for e in embeddings)
-        for embeddings in ([p.embedding for p in pairs], [p.embedding_prev for p in pairs])
-    )
-    return EmbeddingSamples(sections, later, earlier)
+
+    def __init__(
+        self,
+        network: StudentNetwork,
+        volume: EMVolume,
+        preprocessing: Preprocessing | IntensityMapping,
+        config: InferenceConfig | None = None,
+    ) -> None:
+        height, width = volume.shape[1:]
+        middle = volume.crop(y=_middle(height), x=_middle(width))
+        self._embedder = SectionEmbedder(network, middle, preprocessing, config)
+        self._n_sections = volume.n_sections
+        # section 0 has nobody before it, and its pair with itself is not like the others
+        first = min(1, volume.n_sections - 1)
+        chosen = [z + first for z in spread_sections(volume.n_sections - first, SAMPLED_SECTIONS)]
+        # a missing section has one colour, which must not take part in choosing the others
+        self.sections = tuple(z for z in chosen if np.ptp(middle.section(z)) > 0) or tuple(chosen)
+        self._later: list[F32] = []
+        self._earlier: list[F32] = []
+
+    @property
+    def done(self) -> int:
+        """Number of sections that have been sampled."""
+        return len(self._later)
+
+    def step(self) -> int:
+        """Sample the next section, and give its index."""
+        z = self.sections[self.done]
+        pair = self._embedder.pair(*pair_of(z, "embedding", self._n_sections))
+        self._later.append(sample_voxels(pair.embedding, SAMPLED_VOXELS))
+        self._earlier.append(sample_voxels(pair.embedding_prev, SAMPLED_VOXELS))
+        return z
+
+    def samples(self) -> EmbeddingSamples:
+        """Give what has been sampled, when all has."""
+        return EmbeddingSamples(self.sections, tuple(self._later), tuple(self._earlier))
+
+
+def sample_embeddings(
+    network: StudentNetwork,
+    volume: EMVolume,
+    preprocessing: Preprocessing | IntensityMapping,
+    config: InferenceConfig | None = None,
+) -> EmbeddingSamples:
+    """Embed a sample of a volume in one go; see `EmbeddingSampler`."""
+    sampler = EmbeddingSampler(network, volume, preprocessing, config)
+    while sampler.done < len(sampler.sections):
+        sampler.step()
+    return sampler.samples()
 
 
 def similarity_maps(

@@ -3,6 +3,9 @@
 The server goes on until it is cancelled. It answers the last request only: whoever scrolls through
 a stack wants the section where they stop. What it is asked for beyond the first section (the
 neighbours) is made while nobody waits for anything else.
+
+The colours of a stack are chosen from several sections of it, which takes some seconds. Until then
+sections come in provisional colours, chosen from the first one that was asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.config import InferenceConfig
-    from napari_cad.core.embedding import EmbeddingSamples, SectionEmbedder
+    from napari_cad.core.embedding import EmbeddingSampler, SectionEmbedder
     from napari_cad.core.network import StudentNetwork
     from napari_cad.core.preprocessing import Preprocessing
     from napari_cad.core.projection import EmbeddingBasis, Which
@@ -85,12 +88,16 @@ class BasisReady(Event):
 
 @dataclass(frozen=True, eq=False)
 class SectionMap(Event):
-    """The map of a section, `rgb` of shape (Y, X, 3), uint8."""
+    """The map of a section, `rgb` of shape (Y, X, 3), uint8.
+
+    `provisional` where its colours are not those of the stack, which come later.
+    """
 
     z: int
     which: Which
     normalised: bool
     rgb: npt.NDArray[np.uint8]
+    provisional: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +137,9 @@ def serve_embeddings(
     Yields
     ------
     Event
-        `StageStarted` and `SectionDone` of the stage "colours" while the basis is fitted,
-        `BasisReady` before the first map of a kind, then `SectionMap` and `Similarities`.
+        Before the basis of a kind of map is there, provisional `SectionMap`s of the sections that
+        are asked for first, with `StageStarted` and `SectionDone` of the stage "colours" while
+        the basis is fitted; then `BasisReady`, and `SectionMap`. `Similarities` at any time.
 
     Raises
     ------
@@ -153,10 +161,15 @@ def serve_embeddings(
         if newest.picked is not None:
             yield server.similarities(newest.picked)
         elif wanted:
-            if not server.has_basis(*kind):
-                yield from server.fit(*kind)
-                continue  # that took a while: somebody may want something else by now
-            yield server.section_map(wanted.popleft(), *kind)
+            if server.has_basis(*kind):
+                yield server.section_map(wanted.popleft(), *kind)
+            elif server.finds_basis(*kind):
+                yield server.basis_ready(*kind)
+            elif not server.has_provisional(wanted[0], *kind):
+                yield server.provisional_map(wanted[0], *kind)
+            else:
+                # one section of the sample only: then somebody may want something else
+                yield from server.sample()
 
 
 def store_embedding_map(
@@ -188,8 +201,9 @@ def store_embedding_map(
     """
     server = _Server(_Setting.open(volume, checkpoint, options, run))
     stored = server.stored(which, normalised)
-    if not server.has_basis(which, normalised):
-        yield from server.fit(which, normalised)
+    while not server.finds_basis(which, normalised):
+        yield from server.sample()
+    yield server.basis_ready(which, normalised)
     done = stored.sections_done()
     yield StageStarted(MAP, len(done), int(done.sum()))
     for z in np.flatnonzero(~done).tolist():
@@ -281,7 +295,9 @@ class _Server:
     def __init__(self, setting: _Setting) -> None:
         self._setting = setting
         self._embedder = setting.embedder()
-        self._samples: EmbeddingSamples | None = None
+        self._sampler: EmbeddingSampler | None = None
+        self._provisional: dict[tuple[Which, bool], EmbeddingBasis] = {}
+        self._shown: set[tuple[int, Which, bool]] = set()
         self._bases: dict[tuple[Which, bool], EmbeddingBasis] = {}
         self._kept: OrderedDict[tuple[int, int, Which], npt.NDArray[np.float32]] = OrderedDict()
 
@@ -292,25 +308,52 @@ class _Server:
     def has_basis(self, which: Which, normalised: bool) -> bool:
         return (which, normalised) in self._bases
 
-    def fit(self, which: Which, normalised: bool) -> Iterator[Event]:
-        """Find the basis of a kind of map: in the store, or by fitting it."""
-        from napari_cad.core.embedding import sample_embeddings
-
+    def finds_basis(self, which: Which, normalised: bool) -> bool:
+        """Whether there is a basis now: in the store, or from a sample that is complete."""
         stored = self.stored(which, normalised)
         basis: EmbeddingBasis | None = None if stored is None else stored.basis
-        if basis is None:
-            yield StageStarted(COLOURS, 1)
-            if self._samples is None:
-                setting = self._setting
-                self._samples = sample_embeddings(
-                    setting.network, setting.volume, setting.preprocessing, setting.inference
-                )
-            basis = self._samples.basis(which, normalised=normalised)
+        sampler = self._sampler
+        if basis is None and sampler is not None and sampler.done == len(sampler.sections):
+            basis = sampler.samples().basis(which, normalised=normalised)
             if stored is not None:
                 stored.keep_basis(basis)
-            yield SectionDone(COLOURS, 0, 1, 1)
-        self._bases[which, normalised] = basis
-        yield BasisReady(basis)
+        if basis is not None:
+            self._bases[which, normalised] = basis
+        return basis is not None
+
+    def basis_ready(self, which: Which, normalised: bool) -> BasisReady:
+        """Tell of a basis that has been found."""
+        return BasisReady(self._bases[which, normalised])
+
+    def sample(self) -> Iterator[Event]:
+        """Sample one more section for the bases."""
+        from napari_cad.core.embedding import EmbeddingSampler
+
+        if self._sampler is None:
+            setting = self._setting
+            self._sampler = EmbeddingSampler(
+                setting.network, setting.volume, setting.preprocessing, setting.inference
+            )
+            yield StageStarted(COLOURS, len(self._sampler.sections))
+        z = self._sampler.step()
+        yield SectionDone(COLOURS, z, self._sampler.done, len(self._sampler.sections))
+
+    def has_provisional(self, z: int, which: Which, normalised: bool) -> bool:
+        """Whether a section has been given in provisional colours."""
+        return (z, which, normalised) in self._shown
+
+    def provisional_map(self, z: int, which: Which, normalised: bool) -> SectionMap:
+        """Colour a section as the first one of its kind that was asked for needs it."""
+        from napari_cad.core.embedding import SAMPLED_VOXELS, pair_of
+        from napari_cad.core.projection import fit_basis, sample_voxels
+
+        kind = (which, normalised)
+        embedding = self._embedding(*pair_of(z, which, self._setting.volume.n_sections), which)
+        if kind not in self._provisional:
+            sample = sample_voxels(embedding, SAMPLED_VOXELS)
+            self._provisional[kind] = fit_basis([sample], which, normalised=normalised)
+        self._shown.add((z, *kind))
+        return SectionMap(z, *kind, self._provisional[kind].project(embedding), provisional=True)
 
     def section_map(self, z: int, which: Which, normalised: bool) -> SectionMap:
         from napari_cad.core.embedding import pair_of

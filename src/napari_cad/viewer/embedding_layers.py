@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from napari_cad.viewer.layers import (
     Role,
     add_or_update,
     find_layer,
+    show_layer,
     shown_section,
     tag,
 )
+from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from napari_cad.core.embedding_job import SectionMap, Similarities
     from napari_cad.core.projection import Which
     from napari_cad.core.stored_maps import StoredMap
+    from napari_cad.viewer.turns import Turns
 
 #: Bytes of maps that a layer keeps in memory.
 _MOST_BYTES = 256 << 20
@@ -80,13 +84,26 @@ class SectionCache:
         self._stored = stored
         done = [] if stored is None else np.flatnonzero(stored.sections_done()).tolist()
         self._in_store: set[int] = set(done)
+        self._provisional: set[int] = set()
+        self._outdated: set[int] = set()
 
     def __contains__(self, z: int) -> bool:
-        return z in self._sections or z in self._in_store
+        return (z in self._sections and z not in self._outdated) or z in self._in_store
 
-    def put(self, z: int, section: npt.NDArray[Any]) -> None:
+    def outdate(self) -> None:
+        """Let what is provisional be shown no longer than until there is something better."""
+        self._outdated |= self._provisional
+        self._provisional.clear()
+
+    def is_provisional(self, z: int) -> bool:
+        """Whether what is shown of a section is not final."""
+        return z in self._sections and z in self._provisional | self._outdated
+
+    def put(self, z: int, section: npt.NDArray[Any], *, provisional: bool = False) -> None:
         """Put a section, shape (Y, X) or (Y, X, 3)."""
         self._sections[z] = section
+        self._outdated.discard(z)
+        (self._provisional.add if provisional else self._provisional.discard)(z)
         self._sections.move_to_end(z)
         while len(self._sections) > self._most:
             self._sections.popitem(last=False)
@@ -141,6 +158,8 @@ class EmbeddingLayers:
         Of the image.
     name : str
         Of the image.
+    turns : Turns, optional
+        In which layers are drawn after they have been made; without it, at once.
     """
 
     def __init__(
@@ -150,6 +169,7 @@ class EmbeddingLayers:
         shape: tuple[int, int, int],
         placement: Placement,
         name: str,
+        turns: Turns | None = None,
     ) -> None:
         self._viewer = viewer
         self._key = key
@@ -158,6 +178,7 @@ class EmbeddingLayers:
         self._name = name
         self._maps: dict[tuple[Which, bool], SectionCache] = {}
         self._similarity = SectionCache(shape, np.float32)
+        self._turns = turns
 
     def open_map(self, which: Which, normalised: bool, stored: StoredMap | None = None) -> None:
         """Make a map ready, if it is not, with the sections that a run has of it."""
@@ -172,8 +193,17 @@ class EmbeddingLayers:
     def show_map(self, event: SectionMap) -> None:
         """Take the map of a section, and show it where it is on screen."""
         self.open_map(event.which, event.normalised)
-        self._maps[event.which, event.normalised].put(event.z, event.rgb)
+        found = self._maps[event.which, event.normalised]
+        found.put(event.z, event.rgb, provisional=event.provisional)
         self._redraw(self.show(event.which, event.normalised), event.z)
+
+    def colours_are_fixed(self, which: Which, normalised: bool) -> None:
+        """Take note that provisional sections have to be asked for again."""
+        self._maps[which, normalised].outdate()
+
+    def is_provisional(self, z: int, which: Which, normalised: bool) -> bool:
+        """Whether a section is shown in colours that will change."""
+        return self._maps[which, normalised].is_provisional(z)
 
     def show(self, which: Which, normalised: bool) -> Layer:
         """Show one of the maps in the layer of its embedding, as far as it is there."""
@@ -201,7 +231,8 @@ class EmbeddingLayers:
             blending="translucent",
         )
         layer.refresh()
-        self._mark((event.picked.z, event.picked.y, event.picked.x))
+        picked = event.picked
+        in_turn(self._turns, partial(self._mark, (picked.z, picked.y, picked.x)))
 
     def _mark(self, voxel: tuple[int, int, int]) -> None:
         """Put a cross at the voxel that was picked."""
@@ -210,7 +241,7 @@ class EmbeddingLayers:
             layer.data = [voxel]
             return
         active = self._viewer.layers.selection.active
-        self._viewer.add_points(
+        layer = self._viewer.add_points(
             [voxel],
             name=f"{self._name} picked pixel",
             metadata=tag("picked", self._key),
@@ -218,9 +249,12 @@ class EmbeddingLayers:
             size=max(6, min(self._shape[1:]) / 25),
             face_color="white",
             border_color="black",
+            visible=self._turns is None,
             **self._placement.for_axes(3),
         )
         self._viewer.layers.selection.active = active
+        if self._turns is not None:
+            self._turns.next(partial(show_layer, self._viewer, layer))
 
     def _layer(self, role: Role, data: SectionCache, name: str, **settings: Any) -> Layer:
         """Find the layer of a role, showing `data`, or make it."""
@@ -235,6 +269,7 @@ class EmbeddingLayers:
             run=self._key,
             placement=self._placement,
             name=name,
+            turns=self._turns,
             **settings,
         )
         if active is not None:  # a person goes on with the layer that they had chosen

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Points
+from psygnal import Signal
 
 from napari_cad.core.errors import ShapeError
 from napari_cad.viewer.embedding_layers import camera_of
@@ -17,9 +19,11 @@ from napari_cad.viewer.layers import (
     find_layer,
     role_of,
     run_of,
+    show_layer,
     tag,
     volume_from_layer,
 )
+from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from napari_cad.core.error_report import SegmentationError
     from napari_cad.core.volume import EMVolume
+    from napari_cad.viewer.turns import Turns
 
 #: Colours that people who do not tell red from green tell apart.
 COLOURS = {"split": "#38b6ff", "merge": "#ff9d2e"}
@@ -57,7 +62,16 @@ class ErrorLayers:
         (Z, Y, X) of the segmentation.
     name : str
         Of the segmentation.
+    turns : Turns, optional
+        In which the layers are made and drawn; without it, all at once.
+
+    Attributes
+    ----------
+    made : Signal
+        (Points), the layer of points, when it has been made.
     """
+
+    made = Signal(object)
 
     def __init__(
         self,
@@ -66,12 +80,15 @@ class ErrorLayers:
         placement: Placement,
         shape: tuple[int, int, int],
         name: str,
+        turns: Turns | None = None,
     ) -> None:
         self._viewer = viewer
         self._key = key
         self._placement, self._to_cubes = in_cubes(placement)
         self._length = _LENGTH * float(np.hypot(*shape[1:])) * self._to_cubes[-1]
         self._name = name
+        self._turns = turns
+        self._shown: _Shown | None = None
 
     @property
     def arrows(self) -> Vectors | None:
@@ -93,21 +110,35 @@ class ErrorLayers:
         ranks : sequence of int
             Their numbers, which stand beside them.
         """
-        tips = np.array([error.position for error in errors], np.float64).reshape(-1, 3)
-        tips *= self._to_cubes
-        features = error_features(errors, ranks)
-        reach = np.zeros_like(tips)
-        # the tip stays off the place itself, which is what there is to see
-        reach[:, 1:] = _DIRECTION * self._length
-        tails = tips - 1.25 * reach
-        colours = [COLOURS[error.kind] for error in errors]
-        arrows, places = self.arrows, self.places
+        shown = self._shown = _Shown(errors, ranks, self._to_cubes, self._length)
+        for show in (self._show_arrows, self._show_places):
+            # what is there is changed at once; to make a layer takes a turn, to draw it another
+            there = self.arrows if show == self._show_arrows else self.places
+            if there is not None:
+                show(shown)
+            else:
+                in_turn(self._turns, partial(show, shown))
+
+    def _show_arrows(self, shown: _Shown) -> None:
+        if shown is not self._shown:
+            return  # others have been asked for since
+        arrows = self.arrows
         if arrows is None:
             arrows = self._add(
                 "error_arrows",
                 vector_style="arrow",
                 edge_width=self._length / 7,
             )
+        arrows.data = np.stack([shown.tails, shown.reach], axis=1)
+        arrows.features = shown.features
+        if shown.colours:
+            arrows.edge_color = shown.colours
+        arrows.editable = False  # new data have set it
+
+    def _show_places(self, shown: _Shown) -> None:
+        if shown is not self._shown:
+            return
+        places = self.places
         if places is None:
             places = self._add(
                 "error_places",
@@ -121,17 +152,15 @@ class ErrorLayers:
                     "size": 10,
                     "anchor": "upper_left",
                     "translation": [0, self._length / 5, self._length / 5],
+                    "visible": self._turns is None,
                 },
             )
-        arrows.data = np.stack([tails, reach], axis=1)
-        arrows.features = features
-        places.data = tips
-        places.features = features
-        if errors:
-            arrows.edge_color = colours
-            places.border_color = colours
-        for layer in (arrows, places):
-            layer.editable = False  # new data have set it
+            self.made.emit(places)
+        places.data = shown.tips
+        places.features = shown.features
+        if shown.colours:
+            places.border_color = shown.colours
+        places.editable = False  # new data have set it
 
     def remove(self) -> None:
         """Take both layers away."""
@@ -152,11 +181,40 @@ class ErrorLayers:
             metadata=tag(role, self._key),
             features=error_features((), ()),
             blending="translucent_no_depth",
+            visible=self._turns is None,
             **self._placement.for_axes(3),
             **settings,
         )
         viewer.layers.selection.active = active
+        if self._turns is not None:
+            if role == "error_places":  # glyphs of the numbers take as long as all the rest
+                self._turns.next(partial(_show_text, layer))
+            self._turns.next(partial(show_layer, viewer, layer))
         return layer
+
+
+class _Shown:
+    """Errors as layers want them, in cubes."""
+
+    def __init__(
+        self,
+        errors: Sequence[SegmentationError],
+        ranks: Sequence[int],
+        to_cubes: npt.NDArray[np.float64],
+        length: float,
+    ) -> None:
+        tips = np.array([error.position for error in errors], np.float64).reshape(-1, 3)
+        self.tips = tips * to_cubes
+        self.features = error_features(errors, ranks)
+        self.reach = np.zeros_like(tips)
+        # the tip stays off the place itself, which is what there is to see
+        self.reach[:, 1:] = _DIRECTION * length
+        self.tails = self.tips - 1.25 * self.reach
+        self.colours = [COLOURS[error.kind] for error in errors]
+
+
+def _show_text(layer: Points) -> None:
+    layer.text.visible = True
 
 
 def in_cubes(placement: Placement) -> tuple[Placement, npt.NDArray[np.float64]]:

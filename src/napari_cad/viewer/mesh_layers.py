@@ -19,10 +19,12 @@ from napari_cad.viewer.layers import (
     find_layer,
     run_of,
     sendable,
+    show_layer,
     tag,
     volume_from_layer,
 )
 from napari_cad.viewer.lut_watcher import LutWatcher
+from napari_cad.viewer.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,6 +115,7 @@ class SegmentMeshes(QObject):
         self._detail: Detail = "normal"
         self._meshes: dict[int, Mesh] = {}
         self._progress = RunProgress()
+        self._turns = Turns(self)
         self.runner = JobRunner(parent)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
@@ -165,6 +168,7 @@ class SegmentMeshes(QObject):
     def clear(self) -> None:
         """Take the layer away."""
         self.cancel()
+        self._turns.forget()
         surface = self.surface
         if surface is not None:
             self._viewer.layers.remove(surface)
@@ -205,7 +209,13 @@ class SegmentMeshes(QObject):
     def _on_finished(self) -> None:
         if self._layer is not None and self._placement is not None:
             self._put()
-            self.shown.emit(len(self._meshes))
+            self._turns.then(self._tell)
+
+    def _tell(self) -> None:
+        self.shown.emit(len(self._meshes))
+        surface = self.surface
+        if surface is not None:
+            self._turns.then(lambda: show_layer(self._viewer, surface))
 
     def _on_failed(self, error: JobError) -> None:
         self.failed.emit(error)
@@ -235,6 +245,7 @@ class SegmentMeshes(QObject):
             name=f"{layer.name} meshes",
             metadata=about,
             shading="smooth",
+            visible=False,  # it takes long enough to add it: it is drawn a turn later
             **placement.for_axes(3),
         )
         self._viewer.layers.selection.active = active

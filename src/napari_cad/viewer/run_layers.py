@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
+from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_cad.core.events import Event, SectionDone, StageStarted
 from napari_cad.core.store import SegmentationStore
@@ -21,10 +22,12 @@ from napari_cad.viewer.layers import (
     shown_section,
 )
 from napari_cad.viewer.tasks import Segmented
+from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Layer
+
+    from napari_cad.viewer.turns import Turns
 
 #: Which layer shows what a stage writes.
 _ROLE_OF_STAGE: dict[str, Role] = {"affinities": "affinities", "fragments": "segments"}
@@ -40,6 +43,7 @@ def prepare() -> None:
     """
     for dtype in (np.uint16, np.uint32):
         Labels(np.zeros((1, 2, 2), dtype))
+    DashAtlas()  # the patterns of dashed lines, which every labels layer has for its polygon tool
     importlib.import_module("napari_cad.core.registry")  # brings the download library
 
 
@@ -56,13 +60,23 @@ class RunLayers:
         Of the image; it may be gone by the time a layer is made.
     name : str
         Of the image.
+    turns : Turns, optional
+        In which layers are made; without it, all at once.
     """
 
-    def __init__(self, viewer: ViewerModel, run: str, placement: Placement, name: str) -> None:
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        run: str,
+        placement: Placement,
+        name: str,
+        turns: Turns | None = None,
+    ) -> None:
         self._viewer = viewer
         self._run = run
         self._placement = placement
         self._name = name
+        self._turns = turns
         self._store: SegmentationStore | None = None
 
     def show(self, event: Event) -> None:
@@ -77,9 +91,10 @@ class RunLayers:
     def _begin(self) -> SegmentationStore:
         """Add both layers, empty as they are: a run that goes on has something in them."""
         store = self._store = SegmentationStore.open(self._run)
-        self._add("affinities", ChannelsLast(store.affinities), "affinities", rgb=True)
+        affinities, fragments = ChannelsLast(store.affinities), LutLabels(store.fragments)
+        in_turn(self._turns, lambda: self._add("affinities", affinities, "affinities", rgb=True))
         # whatever LUT an earlier run has left does not fit what is written now
-        self._add("segments", LutLabels(store.fragments), "fragments", opacity=0.5)
+        in_turn(self._turns, lambda: self._add("segments", fragments, "fragments", opacity=0.5))
         return store
 
     def _refresh(self, event: SectionDone) -> None:
@@ -92,18 +107,23 @@ class RunLayers:
     def _show_segments(self, event: Segmented) -> None:
         """Turn the fragments into segments, and let the image be seen through them."""
         store = self._store or self._begin()
-        self._add("segments", LutLabels(store.fragments, event.lut), "segments", opacity=0.5)
+        segments = LutLabels(store.fragments, event.lut)
+        in_turn(self._turns, lambda: self._add("segments", segments, "segments", opacity=0.5))
+        in_turn(self._turns, self._hide_affinities)
+
+    def _hide_affinities(self) -> None:
         affinities = find_layer(self._viewer, "affinities", self._run)
         if affinities is not None:
             affinities.visible = False
 
-    def _add(self, role: Role, data: Any, what: str, **settings: Any) -> Layer:
-        return add_or_update(
+    def _add(self, role: Role, data: Any, what: str, **settings: Any) -> None:
+        add_or_update(
             self._viewer,
             role,
             data,
             run=self._run,
             placement=self._placement,
             name=f"{self._name} {what}",
+            turns=self._turns,
             **settings,
         )

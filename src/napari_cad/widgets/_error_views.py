@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QObject
 
 from napari_cad.core.errors import JobError
 from napari_cad.viewer.error_layers import segmentation_key
+from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.mesh_layers import SegmentMeshes
 from napari_cad.viewer.side_by_side import SideBySide
 
@@ -55,6 +55,7 @@ class ErrorViews(QObject):
         self._widget = parent
         self._meshes: dict[str, SegmentMeshes] = {}
         self._side_by_side = SideBySide(viewer)
+        self._in_3d = In3D(viewer, self)
         self._evaluations: list[Evaluation] = []
 
     @property
@@ -115,11 +116,7 @@ class ErrorViews(QObject):
 
     def _on_shown(self, n: int) -> None:
         if n:
-            # as volumes, they would hide the surfaces, and all of them would have to be read
-            for layer in self._viewer.layers:
-                if isinstance(layer, (Image, Labels)):
-                    layer.visible = False
-            self._viewer.dims.ndisplay = 3
+            self._in_3d.enter()
         if self.beside:
             there = self._viewer.layers
             self.show_side_by_side([e for e in self._evaluations if e.layer in there])

@@ -21,13 +21,14 @@ from napari_cad.core.embedding_job import (
     WantedMaps,
 )
 from napari_cad.core.errors import JobError, NapariCadError
-from napari_cad.core.events import Event, StageStarted
+from napari_cad.core.events import Event, SectionDone, StageStarted
 from napari_cad.core.jobs import Requests
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.embedding_layers import EmbeddingLayers, prepare
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.turns import Turns
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
@@ -78,6 +79,8 @@ class EmbeddingWidget(Column):
         self._layers: EmbeddingLayers | None = None
         self._bases: dict[tuple[Which, bool], EmbeddingBasis] = {}
         self._last_z = 0
+        self._choosing = ""
+        self._turns = Turns(self)
         self._progress = RunProgress()
         self._make_form()
         self._lay_out()
@@ -203,8 +206,9 @@ class EmbeddingWidget(Column):
             return
         key = self.run.value() or f"live {volume.name}"
         self._layers = EmbeddingLayers(
-            self._viewer, key, volume.shape, self.image.placement(), volume.name
+            self._viewer, key, volume.shape, self.image.placement(), volume.name, self._turns
         )
+        self._choosing = ""
         self._bases.clear()
         try:
             self.server.start(SERVE, arguments, None)
@@ -263,10 +267,13 @@ class EmbeddingWidget(Column):
 
     def _on_answer(self, event: Event) -> None:
         layers = self._layers
-        if isinstance(event, StageStarted) and event.stage == COLOURS:
-            self.line.setText("Choosing colours from a sample of sections…")
+        if isinstance(event, (StageStarted, SectionDone)) and event.stage == COLOURS:
+            self._choosing = f"choosing the stack's colours, {event.done} of {event.total}"
+            self._show_line(self._last_z)
         elif isinstance(event, BasisReady):
             self._bases[event.basis.which, event.basis.normalised] = event.basis
+            if layers is not None:
+                layers.colours_are_fixed(event.basis.which, event.basis.normalised)
             self._show_explained()
         elif isinstance(event, SectionMap) and layers is not None:
             if (event.which, event.normalised) == self._kind():
@@ -281,9 +288,14 @@ class EmbeddingWidget(Column):
         self._stop(str(error), error.details)
 
     def _show_line(self, z: int) -> None:
-        if self._layers is not None:
-            waiting = z in self._layers.missing((z,), *self._kind())
-            self.line.setText(f"Section {z}…" if waiting else f"Section {z}")
+        if self._layers is None:
+            return
+        kind = self._kind()
+        if self._layers.is_provisional(z, *kind):
+            parts = [f"Section {z} in provisional colours", self._choosing]
+            self.line.setText(" · ".join(part for part in parts if part))
+        else:
+            self.line.setText(f"Section {z}{'…' * bool(self._layers.missing((z,), *kind))}")
 
     def _show_explained(self) -> None:
         basis = self._bases.get(self._kind())

@@ -19,6 +19,7 @@ from napari_cad.viewer.preferences import preferences
 from napari_cad.viewer.run_layers import RunLayers, prepare
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
+from napari_cad.viewer.turns import Turns
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
@@ -70,6 +71,7 @@ class SegmentWidget(Column):
         self._request: _Request | None = None
         self._layers: RunLayers | None = None
         self._progress = RunProgress()
+        self._turns = Turns(self)
 
         self.volume = VolumeForm(viewer)
         self.checkpoint = CheckpointChooser(viewer)
@@ -175,7 +177,10 @@ class SegmentWidget(Column):
         if request is None:
             return
         state_of(self._viewer).forget(request.run)
-        self._layers = RunLayers(self._viewer, request.run, request.placement, request.name)
+        self._turns.forget()  # layers of an earlier run
+        self._layers = RunLayers(
+            self._viewer, request.run, request.placement, request.name, self._turns
+        )
         self._start(SEGMENT, request.arguments, f"Segmenting {request.name}")
 
     def _start(self, function: str, arguments: dict[str, Any], description: str) -> None:

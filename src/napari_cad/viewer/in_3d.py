@@ -1,0 +1,54 @@
+"""Going to 3D and back without reading volumes, which napari would do to show them there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Image, Labels
+from qtpy.QtCore import QObject
+
+from napari_cad.viewer.turns import Turns
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+
+class In3D(QObject):
+    """Turns a viewer to 3D with its volumes hidden, and shows them again in 2D.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        What to turn.
+    parent : QObject
+        Its owner.
+    """
+
+    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._hidden: list[Layer] = []
+        self._turns = Turns(self)
+        viewer.dims.events.ndisplay.connect(self._on_ndisplay)
+
+    def enter(self) -> None:
+        """Go to 3D, in a few turns of the event loop; nothing where the view is there already."""
+        viewer = self._viewer
+        if viewer.dims.ndisplay == 3:
+            return
+        for layer in viewer.layers:
+            if isinstance(layer, (Image, Labels)) and layer.visible:
+                layer.visible = False
+                self._hidden.append(layer)
+        self._turns.then(self._turn)
+
+    def _turn(self) -> None:
+        self._viewer.dims.ndisplay = 3
+
+    def _on_ndisplay(self) -> None:
+        if self._viewer.dims.ndisplay == 2:
+            hidden, self._hidden = self._hidden, []
+            for layer in hidden:
+                if layer in self._viewer.layers:
+                    layer.visible = True

@@ -1,0 +1,69 @@
+"""Doing things one after the other, with time in between for everything else.
+
+napari needs a tenth of a second to add a layer, and again as long to draw it for the first time.
+Two layers at once would be felt as a stumble of the viewer; one per turn of the event loop is not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, QTimer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Milliseconds between two turns, in which Qt paints and the person clicks.
+_PAUSE = 25
+
+
+class Turns(QObject):
+    """A queue of things to do, of which one is done per turn of the event loop.
+
+    Parameters
+    ----------
+    parent : QObject
+        Its owner; what is still to be done when that goes is not done.
+    """
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._timer = QTimer(self)
+        self._timer.setInterval(_PAUSE)
+        self._timer.timeout.connect(self._turn)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something left to do."""
+        return bool(self._waiting)
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Do something after all that waits already."""
+        self._waiting.append(act)
+        self._timer.start()
+
+    def next(self, act: Callable[[], None]) -> None:
+        """Do something before all that waits already, but not in this turn."""
+        self._waiting.appendleft(act)
+        self._timer.start()
+
+    def forget(self) -> None:
+        """Do nothing of what waits."""
+        self._waiting.clear()
+        self._timer.stop()
+
+    def _turn(self) -> None:
+        if len(self._waiting) <= 1:
+            self._timer.stop()
+        if self._waiting:
+            self._waiting.popleft()()
+
+
+def in_turn(turns: Turns | None, act: Callable[[], None]) -> None:
+    """Do something in its turn, or at once where nobody keeps turns (a script, a test)."""
+    if turns is None:
+        act()
+    else:
+        turns.then(act)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QWidget
+
+from napari_cad.viewer.embedding_layers import SectionCache
+from napari_cad.viewer.turns import Turns, in_turn
+
+PATIENCE = 10_000
+
+
+def test_one_thing_per_turn_in_order_and_next_goes_before(qtbot):
+    owner = QObject()
+    turns, done = Turns(owner), []
+
+    def first():
+        done.append("first")
+        turns.next(lambda: done.append("at once after"))
+
+    turns.then(first)
+    turns.then(lambda: done.append("second"))
+    assert not done
+    turns._turn()
+    assert done == ["first"]
+    assert turns.busy
+    qtbot.waitUntil(lambda: not turns.busy, timeout=PATIENCE)
+    assert done == ["first", "at once after", "second"]
+
+
+def test_what_waits_can_be_forgotten_and_ends_with_the_owner(qtbot):
+    owner, done = QWidget(), []
+    qtbot.addWidget(owner)
+    turns = Turns(owner)
+    turns.then(lambda: done.append(1))
+    turns.forget()
+    assert not turns.busy
+    turns.then(lambda: done.append(2))
+    owner.deleteLater()
+    del owner, turns
+    qtbot.wait(100)
+    assert not done
+
+
+def test_without_turns_it_is_done_at_once():
+    done = []
+    in_turn(None, lambda: done.append(1))
+    assert done == [1]
+
+
+def test_provisional_sections_are_shown_until_there_are_better_ones():
+    cache = SectionCache((3, 2, 2, 3), np.uint8)
+    grey, red = np.full((2, 2, 3), 9, np.uint8), np.full((2, 2, 3), 200, np.uint8)
+    cache.put(1, grey, provisional=True)
+    assert 1 in cache  # nobody asks for it a second time, so long as there is nothing better
+    assert cache.is_provisional(1)
+    cache.outdate()
+    assert 1 not in cache
+    assert cache.is_provisional(1)
+    np.testing.assert_array_equal(cache.section(1), grey)
+    cache.put(1, red)
+    assert 1 in cache
+    assert not cache.is_provisional(1)
+    np.testing.assert_array_equal(cache[1], red)
