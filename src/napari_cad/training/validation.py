@@ -125,18 +125,69 @@ def check_validation(volumes: Sequence[TrainingVolume], size: int | None = 512) 
             )
 
 
+def scores_at(
+    student: StudentNetwork,
+    volume: TrainingVolume,
+    thresholds: Sequence[float],
+    *,
+    size: int | None = None,
+    inference: InferenceConfig | None = None,
+) -> dict[float, Scores]:
+    """Segment a volume once and score it at several thresholds.
+
+    Parameters
+    ----------
+    student, volume, size, inference
+        As of `validate`.
+    thresholds : sequence of float
+        Agglomeration thresholds.
+
+    Returns
+    -------
+    dict of float to Scores
+        By threshold, in their order.
+    """
+    segmented = _segment(AffinityPredictor(student, inference), volume, size)
+    return {t: segmented.scores(t) for t in thresholds}
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """Fragments of a volume against its truth, how they merge, and one section of it all."""
+
+    tree: MergeTree
+    table: ContingencyTable
+    loss: float
+    shown: list[Any]
+
+    def scores(self, threshold: float) -> Scores:
+        return Scores.of(self.table.relabelled(self.tree.lut(threshold)))
+
+
 def _validate_one(
     predictor: AffinityPredictor, volume: TrainingVolume, size: int | None, threshold: float
 ) -> tuple[float, Scores, Picture]:
+    segmented = _segment(predictor, volume, size)
+    lut = segmented.tree.lut(threshold)
+    grey, affinities, own, truth = segmented.shown
+    parts = [
+        np.repeat((grey[..., None] * 255).astype(np.uint8), 3, axis=2),
+        np.moveaxis(affinities, 0, 2),
+        coloured(lut[own]),
+        coloured(truth.astype(np.int64)),
+    ]
+    return segmented.loss, segmented.scores(threshold), np.concatenate(parts, axis=1)
+
+
+def _segment(predictor: AffinityPredictor, volume: TrainingVolume, size: int | None) -> _Segmented:
     window = [_middle(n, size) for n in volume.shape[1:]]
     image = volume.image.crop(y=window[0], x=window[1])
     start = (window[0].start, window[1].start)
     side = (window[0].stop - start[0], window[1].stop - start[1])
-    shown = image.n_sections // 2
 
     tables, overlaps, losses = [], [], []
     fragments, n_fragments = None, 0
-    picture: list[Any] = []
+    shown: list[Any] = []
     for section in predictor.predict(image, volume.intensity):
         z, affinities = section.z, section.affinities
         truth = volume.read_truth(z)[window[0], window[1]]
@@ -148,27 +199,13 @@ def _validate_one(
         if z > 0:
             labels = volume.read_labels((z - 1, *start), (2, *side))
             losses.append(affinity_loss(affinities, labels))
-        if z == shown:
-            picture = [volume.intensity(image.section(z)), affinities, own, truth]
+        if z == image.n_sections // 2:
+            shown = [volume.intensity(image.section(z)), affinities, own, truth]
 
     graph = RegionGraph.concatenate(tables, n_fragments)
     tree = MergeTree.from_history(n_fragments, agglomerate_graph(graph, MERGE_FUNCTION))
-    lut = tree.lut(threshold)
-    scores = Scores.of(ContingencyTable.total(overlaps).relabelled(lut))
-    grey, shown_affinities, own, truth = picture
-    return (
-        float(np.mean(losses)) if losses else float("nan"),
-        scores,
-        np.concatenate(
-            [
-                np.repeat((grey[..., None] * 255).astype(np.uint8), 3, axis=2),
-                np.moveaxis(shown_affinities, 0, 2),
-                coloured(lut[own]),
-                coloured(truth.astype(np.int64)),
-            ],
-            axis=1,
-        ),
-    )
+    loss = float(np.mean(losses)) if losses else float("nan")
+    return _Segmented(tree, ContingencyTable.total(overlaps), loss, shown)
 
 
 def affinity_loss(affinities: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> float:

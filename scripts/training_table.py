@@ -1,0 +1,58 @@
+"""What the scripts of tables of trained students share: runs that go on, and scores that stay."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from napari_cad.training.events import StepsDone, TrainingFinished
+from napari_cad.training.loop import Trainer
+from napari_cad.training.validation import scores_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari_cad.core.network import StudentNetwork
+    from napari_cad.training.config import TrainingConfig
+    from napari_cad.training.data import TrainingVolume
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def trained(
+    config: TrainingConfig,
+    run: Path,
+    volumes: Sequence[TrainingVolume],
+    validation: Sequence[TrainingVolume] = (),
+) -> Path:
+    """Train a run to its end, or go on with it, or find it done; gives its last checkpoint."""
+    data: dict[str, Any] = {"volumes": volumes, "validation": validation}
+    if (run / "config.json").exists():
+        trainer = Trainer.resume(run, **data)
+    else:
+        trainer = Trainer.start(config, run, **data)
+    if trainer.step < trainer.config.steps:
+        for event in trainer.run():
+            if isinstance(event, StepsDone):
+                left = event.seconds_left / 60
+                print(f"\r{run.name}: step {event.step}, {left:.0f} minutes left ", end="")
+            elif isinstance(event, TrainingFinished):
+                print()
+    return run / "last.safetensors"
+
+
+def kept(path: Path, student: StudentNetwork, volume: TrainingVolume) -> dict[float, Any]:
+    """Score a student on a volume at all thresholds, or read the scores from where they are."""
+    if not path.exists():
+        scores = scores_at(student, volume, THRESHOLDS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({t: s.to_json() for t, s in scores.items()}))
+        partial.replace(path)
+    return {float(t): s for t, s in json.loads(path.read_text()).items()}
+
+
+def best(scores: dict[float, Any]) -> float:
+    """Give the threshold with the lowest VOI."""
+    return min(scores, key=lambda threshold: scores[threshold]["voi"])
