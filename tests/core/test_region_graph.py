@@ -146,6 +146,7 @@ def test_an_edge_by_hand():
     np.testing.assert_array_equal(table.max * 256, [2.5, 20.5, 5.5])
     np.testing.assert_array_equal(table.mean * 256, [2.5, 15.5, 5.5])
     np.testing.assert_array_equal(table.position, [[7, 0, 2], [7, 1, 0.5], [7, 1, 2]])
+    np.testing.assert_array_equal(table.along_y, [0, 2, 0])
 
 
 def test_other_integer_types_and_views():
@@ -170,7 +171,7 @@ def test_a_section_of_background_has_no_edges():
     table = section_edges(np.zeros((4, 5), np.uint32), affinities, 0, np.ones((4, 5), np.uint32))
 
     assert len(table) == 0
-    assert table.to_array().shape == (0, 8)
+    assert table.to_array().shape == (0, 9)
 
 
 def test_highest_ids():
@@ -194,12 +195,39 @@ def test_array_and_back_is_exact():
     assert array.dtype == np.float64
     assert array.shape == (len(table), len(EDGE_COLUMNS))
     np.testing.assert_array_equal(array[:, EDGE_COLUMNS.index("area")], table.area)
-    np.testing.assert_array_equal(array[:, EDGE_COLUMNS.index("z") :], table.position)
-    for name in ("u", "v", "mean", "max", "area", "position"):
+    np.testing.assert_array_equal(array[:, EDGE_COLUMNS.index("z") : -1], table.position)
+    for name in ("u", "v", "mean", "max", "area", "position", "along_y"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
         assert getattr(again, name).dtype == getattr(table, name).dtype
-    with pytest.raises(ShapeError, match="8 columns"):
+    with pytest.raises(ShapeError, match="9 columns"):
         EdgeTable.from_array(array[:, :7])
+
+
+def test_a_table_of_an_older_version_does_not_tell_how_faces_are_turned():
+    fragments, affinities = random_volume(5)
+    tables = [section_edges(fragments[z], affinities[:, z], z) for z in range(2)]
+    old = EdgeTable.from_array(tables[0].to_array()[:, :-1])
+
+    assert old.along_y is None
+    assert old.to_array().shape == (len(old), 8)
+    assert RegionGraph.concatenate([old, tables[1]]).along_y is None
+    assert RegionGraph.concatenate(tables).along_y.dtype == np.uint32
+
+
+def test_faces_along_y_are_those_of_the_slow_way():
+    fragments, affinities = random_volume(9)
+    table = section_edges(fragments[1], affinities[:, 1], 1, fragments[0])
+    section = fragments[1]
+    counts = {}
+    for y in range(1, section.shape[0]):
+        for x in range(section.shape[1]):
+            pair = tuple(sorted((int(section[y - 1, x]), int(section[y, x]))))
+            if pair[0] != pair[1] and pair[0]:
+                counts[pair] = counts.get(pair, 0) + 1
+    got = {
+        (int(u), int(v)): int(n) for u, v, n in zip(table.u, table.v, table.along_y, strict=True)
+    }
+    assert {pair: n for pair, n in got.items() if n} == counts
 
 
 def test_concatenate():

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from napari_cad.core.errors import ShapeError, StoreError
-from napari_cad.core.region_graph import RegionGraph, section_edges, section_fragment_table
+from napari_cad.core.region_graph import (
+    EdgeTable,
+    RegionGraph,
+    section_edges,
+    section_fragment_table,
+)
 from napari_cad.core.segment_export import (
     contact_columns,
     segment_columns,
@@ -19,7 +24,7 @@ from napari_cad.core.segment_export import (
 )
 from napari_cad.core.segment_table import ContactTable, SegmentMeasures, SegmentTable
 
-VOXEL = (30.0, 6.0, 6.0)
+VOXEL = (30.0, 6.0, 7.0)
 SHAPE = (4, 9, 8)
 PER_SECTION = 7
 
@@ -78,6 +83,25 @@ def slow_contacts(labels, fragments):
     return found
 
 
+def test_areas_of_an_older_graph_are_exact_for_square_pixels_only():
+    fragments = random_fragments(0)
+    zeros = np.zeros((3, *SHAPE[1:]), np.uint8)
+    tables = [section_edges(f, zeros, z) for z, f in enumerate(fragments)]
+    table = np.concatenate([section_fragment_table(f, z) for z, f in enumerate(fragments)])
+    new = RegionGraph.concatenate(tables)
+    old = RegionGraph.concatenate([EdgeTable.from_array(t.to_array()[:, :-1]) for t in tables])
+    lut = np.arange(SHAPE[0] * PER_SECTION + 1)
+    for voxel_size, exact in ((VOXEL, False), ((30.0, 6.0, 6.0), True), (None, True)):
+        older = SegmentMeasures(table, old, voxel_size)
+        newer = SegmentMeasures(table, new, voxel_size)
+        assert newer.exact
+        assert older.exact == exact
+        if exact:
+            np.testing.assert_allclose(
+                older.measure(lut).contacts.area, newer.measure(lut).contacts.area
+            )
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_against_counting_voxels(seed):
     rng = np.random.default_rng(seed)
@@ -93,13 +117,13 @@ def test_against_counting_voxels(seed):
     assert segments.sections.tolist() == [row[2] for row in expected]
     assert segments.box.tolist() == [row[3] for row in expected]
     np.testing.assert_allclose(segments.centroid, [row[4] for row in expected])
-    np.testing.assert_allclose(segments.volume, segments.voxels * 0.03 * 0.006 * 0.006)
+    np.testing.assert_allclose(segments.volume, segments.voxels * 0.03 * 0.006 * 0.007)
     assert segments.fragments.tolist() == [
         len(np.unique(fragments[labels == label])) for label in segments.id
     ]
     slow = slow_contacts(labels, fragments)
     assert list(zip(contacts.u.tolist(), contacts.v.tolist(), strict=True)) == sorted(slow)
-    areas = [(0.006**2, 0.03 * 0.006, 0.03 * 0.006)[axis] for axis in range(3)]
+    areas = (0.006 * 0.007, 0.03 * 0.007, 0.03 * 0.006)
     for pair, faces, area in zip(sorted(slow), contacts.faces, contacts.area, strict=True):
         assert faces == sum(slow[pair])
         assert area == pytest.approx(np.dot(slow[pair], areas))

@@ -34,12 +34,15 @@ def measure(
     threshold: _Threshold = None,
 ) -> None:
     """Write volume, extent, surface and contacts of all segments as tables."""
+    from napari_cad.core.measure_job import APPROXIMATE
     from napari_cad.core.segment_export import segment_columns, write_contacts, write_csv
     from napari_cad.core.segment_table import SegmentMeasures
     from napari_cad.core.store import SegmentationStore
 
     store = SegmentationStore.open(run)
     measures = SegmentMeasures(store.fragment_table(), store.region_graph(), store.voxel_size)
+    if not measures.exact:
+        typer.echo(APPROXIMATE, err=True)
     measured = measures.measure(store.lut(threshold))
     write_csv(output, segment_columns(measured.segments))
     typer.echo(f"{len(measured.segments)} segments in {output}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_cad.core.errors import VolumeError
-from napari_cad.core.events import Event, SectionDone, StageStarted
+from napari_cad.core.events import Event, SectionDone, StageStarted, Warned
 from napari_cad.core.segment_export import segment_columns, write_contacts, write_csv
 from napari_cad.core.segment_table import ContactTable, Measured, SegmentMeasures, SegmentTable
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 #: Names of the jobs, as `JobProcess` wants them.
 MEASURE_RUN = f"{__name__}:measure_run"
 MEASURE_LABELS = f"{__name__}:measure_labels"
+
+#: What to tell where areas are not exact.
+APPROXIMATE = (
+    "This run comes from an older version, which did not keep how the faces inside a section are "
+    "turned, and its pixels are not square: areas are approximate. Segment the stack anew for "
+    "exact ones."
+)
 
 #: Stage of their events.
 MEASURING = "measuring"
@@ -92,13 +99,16 @@ def measure_run(run: str, requests: queue.SimpleQueue[Any]) -> Iterator[Event]:
     Yields
     ------
     Event
-        `SegmentsMeasured`, `ContactsFound`, `FileWritten`, in the order of the requests.
+        `Warned` where areas are not exact; `SegmentsMeasured`, `ContactsFound` and `FileWritten`
+        in the order of the requests.
     """
     from napari_cad.core.store import SegmentationStore
 
     store = SegmentationStore.open(run)
     yield StageStarted(MEASURING, 1)
     measures = SegmentMeasures(store.fragment_table(), store.region_graph(), store.voxel_size)
+    if not measures.exact:
+        yield Warned(APPROXIMATE)
     yield from _answer(measures, store.lut, None, requests)
 
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     IdArray = npt.NDArray[np.integer[Any]]
 
 #: Columns of `EdgeTable.to_array`.
-EDGE_COLUMNS = ("u", "v", "mean", "max", "area", "z", "y", "x")
+EDGE_COLUMNS = ("u", "v", "mean", "max", "area", "z", "y", "x", "along_y")
+
+#: Columns of tables that older versions have written: how faces are turned was not kept.
+_OLD_COLUMNS = len(EDGE_COLUMNS) - 1
 
 #: Columns of `section_fragment_table`; the bounding box is half-open, z, y, x is the centroid.
 FRAGMENT_COLUMNS = (
@@ -52,6 +55,9 @@ class EdgeTable:
         Number of contacts, that is, of voxel faces.
     position : ndarray, shape (n, 3), float32
         Mean (z, y, x) of the later voxels of the contacts, in voxels.
+    along_y : ndarray, shape (n,), uint32, or None
+        How many of the contacts inside a section are between neighbours along y; the others are
+        along x. 0 between sections. None where an older version made the table.
     """
 
     u: npt.NDArray[np.uint32]
@@ -60,6 +66,7 @@ class EdgeTable:
     max: npt.NDArray[np.float32]
     area: npt.NDArray[np.uint32]
     position: npt.NDArray[np.float32]
+    along_y: npt.NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.u)
@@ -69,11 +76,12 @@ class EdgeTable:
 
         Returns
         -------
-        ndarray, shape (n, 8), float64
-            Columns as in `EDGE_COLUMNS`.
+        ndarray, shape (n, 9), float64
+            Columns as in `EDGE_COLUMNS`; the last one is missing where it is not known.
         """
         columns = (self.u, self.v, self.mean, self.max, self.area, *self.position.T)
-        return np.stack(columns, axis=1).astype(np.float64)
+        known = columns if self.along_y is None else (*columns, self.along_y)
+        return np.stack(known, axis=1).astype(np.float64)
 
     @classmethod
     def from_array(cls, array: npt.NDArray[np.float64]) -> EdgeTable:
@@ -82,9 +90,10 @@ class EdgeTable:
         Raises
         ------
         ShapeError
-            If `array` does not have one column for each of `EDGE_COLUMNS`.
+            If `array` does not have one column for each of `EDGE_COLUMNS`, the last one
+            perhaps excepted.
         """
-        if array.ndim != 2 or array.shape[1] != len(EDGE_COLUMNS):
+        if array.ndim != 2 or array.shape[1] not in (_OLD_COLUMNS, len(EDGE_COLUMNS)):
             raise ShapeError(
                 f"edges have {len(EDGE_COLUMNS)} columns ({', '.join(EDGE_COLUMNS)}), got an array "
                 f"of shape {array.shape}"
@@ -96,7 +105,8 @@ class EdgeTable:
             mean.astype(np.float32),
             maximum.astype(np.float32),
             area.astype(np.uint32),
-            array[:, 5:].astype(np.float32),
+            array[:, 5:8].astype(np.float32),
+            None if array.shape[1] == _OLD_COLUMNS else array[:, 8].astype(np.uint32),
         )
 
 
@@ -110,7 +120,7 @@ class RegionGraph(EdgeTable):
         Highest fragment id. A fragment without edges has no other trace here.
     """
 
-    n_fragments: int
+    n_fragments: int = 0
 
     @classmethod
     def concatenate(cls, tables: Iterable[EdgeTable], n_fragments: int | None = None) -> Self:
@@ -142,6 +152,7 @@ class RegionGraph(EdgeTable):
             _joined([t.max for t in tables], np.float32),
             _joined([t.area for t in tables], np.uint32),
             np.concatenate([np.zeros((0, 3), np.float32), *(t.position for t in tables)]),
+            _joined_if_known([t.along_y for t in tables]),
             n_fragments,
         )
 
@@ -261,6 +272,7 @@ class _Contacts(NamedTuple):
     highest: npt.NDArray[np.uint8]
     sum_y: npt.NDArray[np.int64]  # of the later voxels
     sum_x: npt.NDArray[np.int64]
+    along_y: npt.NDArray[np.int64]
 
 
 def _contacts_inside(
@@ -274,7 +286,9 @@ def _contacts_inside(
     pair = _pairs(later[y, x], earlier[y, x])
     y, x = y + step[0], x + step[1]
     stored = affinity[y, x]
-    return _Contacts(pair, np.ones(len(y), np.int64), stored.astype(np.int64), stored, y, x)
+    each = np.ones(len(y), np.int64)
+    along_y = each if axis == 0 else np.zeros_like(each)
+    return _Contacts(pair, each, stored.astype(np.int64), stored, y, x, along_y)
 
 
 def _contacts_between(
@@ -299,6 +313,7 @@ def _contacts_between(
         highest,
         lengths * y,
         _sum_along_run(x, lengths),
+        np.zeros_like(lengths),
     )
     contact = (later != earlier) & (later != 0) & (earlier != 0)
     return runs if contact.all() else _Contacts(*(column[contact] for column in runs))
@@ -314,10 +329,12 @@ def _group(contacts: _Contacts, z: int) -> EdgeTable:
     order, first = _group_starts(contacts.pair)
     if not len(first):
         return EdgeTable.from_array(np.zeros((0, len(EDGE_COLUMNS))))
-    area, total, sum_y, sum_x = (
+    area, total, sum_y, sum_x, along_y = (
         np.add.reduceat(column[order], first)
-        for column in (contacts.area, contacts.total, contacts.sum_y, contacts.sum_x)
-    )
+        for column in (
+            contacts.area, contacts.total, contacts.sum_y, contacts.sum_x, contacts.along_y,
+        )
+    )  # fmt: skip
     highest = np.maximum.reduceat(contacts.highest[order], first)
     pair = contacts.pair[order[first]]
     # quotients of integers in float64, rounded once, to float32: the order of sums cannot matter
@@ -329,6 +346,7 @@ def _group(contacts: _Contacts, z: int) -> EdgeTable:
         max=((highest + 0.5) / _LEVELS).astype(np.float32),
         area=area.astype(np.uint32),
         position=position.astype(np.float32),
+        along_y=along_y.astype(np.uint32),
     )
 
 
@@ -386,6 +404,13 @@ def _as_ids(fragments: IdArray) -> npt.NDArray[np.uint32]:
 
 def _range(fragments: IdArray) -> tuple[int, int]:
     return int(fragments.min()), int(fragments.max())
+
+
+def _joined_if_known(
+    columns: list[npt.NDArray[np.uint32] | None],
+) -> npt.NDArray[np.uint32] | None:
+    known = [column for column in columns if column is not None]
+    return _joined(known, np.uint32) if len(known) == len(columns) else None
 
 
 def _joined(columns: list[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:

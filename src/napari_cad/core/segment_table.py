@@ -75,8 +75,7 @@ class ContactTable:
     faces : ndarray, shape (n,), int64
         Voxel faces between them.
     area : ndarray, shape (n,), float64
-        Their area in µm²; NaN where the voxel size is not known. Of the faces inside a section
-        the two directions count alike, which is exact where voxels are square there.
+        Their area in µm²; NaN where the voxel size is not known.
     position : ndarray, shape (n, 3), float64
         (z, y, x) in voxels, at the largest contact of two of their fragments.
     """
@@ -112,6 +111,13 @@ class SegmentMeasures:
     voxel_size : tuple of float or None
         (z, y, x) in nm.
 
+    Attributes
+    ----------
+    exact : bool
+        Whether areas are exact. They are not where voxels are not square inside a section and the
+        graph, made by an older version, does not tell how faces are turned: then half of those
+        inside a section count as turned either way.
+
     Raises
     ------
     ShapeError
@@ -138,7 +144,11 @@ class SegmentMeasures:
         z_of[self._id] = fragment_table[:, 2]
         z, y, x = (np.nan,) * 3 if voxel_size is None else (n / _NM_PER_UM for n in voxel_size)
         inside = z_of[self._u] == z_of[self._v]
-        self._area = self._faces * np.where(inside, z * (y + x) / 2, y * x)
+        along_y = self._faces / 2 if graph.along_y is None else graph.along_y.astype(np.float64)
+        self.exact = graph.along_y is not None or y == x or voxel_size is None
+        # a face between neighbours along y lies along z and x
+        area_inside = along_y * z * x + (self._faces - along_y) * z * y
+        self._area = np.where(inside, area_inside, self._faces * y * x)
         self._voxel_volume = z * y * x
 
     def measure(self, lut: Ints, before: Measured | None = None) -> Measured:

@@ -6,7 +6,7 @@
     ├─ affinities/0            (3, Z, Y, X) uint8, chunks (3, 1, 512, 512); an OME-Zarr image
     ├─ fragments/0             (Z, Y, X) uint32, unique over the volume, 0 = background; the same
     ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
-    ├─ edges/Z                 (n, 8) float64: edges inside section Z and to section Z − 1
+    ├─ edges/Z                 (n, 9) float64: edges inside section Z and to section Z − 1
     ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
     ├─ agglomeration/FUNCTION/ merge history (a, b, score), the join score of every edge, and, where
     │                          small segments have been absorbed, the forest for that
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari_cad.core.volume import EMVolume
 
 #: Version of the layout; raised when an older package could not read the store rightly.
-FORMAT = 1
+FORMAT = 2
 
 #: Attribute of the group that makes it a store.
 ATTRIBUTE = "napari_cad"
@@ -89,9 +89,12 @@ def run_signature(
         "precision": precision,
         "fragments": config.fragments.to_json(),
     }
-    # absent where nothing is fitted, so that runs made before there was a fit can go on
-    fit = config.fit.recorded()
-    return signature | {"fit": fit} if fit else signature
+    # absent where they are not used, so that runs made before there were these can go on
+    if fit := config.fit.recorded():
+        signature["fit"] = fit
+    if config.augmentation != "none":
+        signature["augmentation"] = config.augmentation
+    return signature
 
 
 def is_store(path: str | Path) -> bool:

@@ -247,14 +247,15 @@ def _edges_of_new(
         tables.append(section_edges(labels[z], affinities[:, z], corner[0] + z, previous))
     rows = np.concatenate([table.to_array() for table in tables])
     rows = rows[rows[:, 1] >= first]  # v is the higher id
-    rows[:, 6:] += corner[1:]
+    rows[:, 6:8] += corner[1:]
     pairs, inverse = np.unique(rows[:, :2], axis=0, return_inverse=True)
     # a fragment of several sections has edges in each of them: sum what was counted, average the
     # averages with the number of contacts as weight
     united = np.zeros((len(pairs), rows.shape[1]))
     united[:, :2] = pairs
     area = rows[:, 4]
-    np.add.at(united[:, 4], inverse, area)
+    for column in (4, 8):
+        np.add.at(united[:, column], inverse, rows[:, column])
     np.maximum.at(united[:, 3], inverse, rows[:, 3])
     for column in (2, 5, 6, 7):
         np.add.at(united[:, column], inverse, rows[:, column] * area)

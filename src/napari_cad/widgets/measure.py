@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cad.core.errors import JobError, NapariCadError, VolumeError
+from napari_cad.core.events import Warned
 from napari_cad.core.jobs import Requests
 from napari_cad.core.measure_job import (
     MEASURE_LABELS,
@@ -210,6 +211,8 @@ class MeasureWidget(QWidget):
             self._enable()
         elif isinstance(event, ContactsFound):
             self._show_contacts(event)
+        elif isinstance(event, Warned):
+            self.status.warn(event.message)
         elif isinstance(event, FileWritten):
             self.status.ended(f"Saved {event.path}")
         elif self._progress.update(event):
