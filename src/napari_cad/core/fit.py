@@ -53,7 +53,7 @@ N_CROPS = 4
 
 #: Pairs, and the side of their windows in voxels, that a first look at a setting is content with.
 _ROUGH_SECTIONS = 3
-_ROUGH_WINDOW = 160
+_ROUGH_WINDOW = 128
 
 
 @dataclass
