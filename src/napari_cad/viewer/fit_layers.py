@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from napari.layers import Labels, Shapes
 
 from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.layers import Placement, add_or_update, find_layer, tag
+from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari_cad.core.fit_job import PreviewMade
     from napari_cad.viewer.layers import Role
+    from napari_cad.viewer.turns import Turns
 
 #: Which of the two pictures of a crop is to be seen, or the image itself.
 Shown = Literal["affinities", "embedding", "image"]
@@ -34,10 +37,15 @@ class PreviewLayers:
         Of the image.
     name : str
         Of the image.
+    turns : Turns, optional
+        In which new layers are added; without it at once.
     """
 
-    def __init__(self, viewer: ViewerModel, placement: Placement, name: str) -> None:
+    def __init__(
+        self, viewer: ViewerModel, placement: Placement, name: str, turns: Turns | None = None
+    ) -> None:
         self._viewer = viewer
+        self._turns = turns
         self._placement = placement
         self._name = name
         self._key = f"fit {name}"
@@ -48,20 +56,24 @@ class PreviewLayers:
         """Show a crop where it lies."""
         wanted = event.wanted
         placement = self._placement.from_voxel((wanted.z, wanted.rows[0], wanted.columns[0]))
-        pictures: list[tuple[Role, Any, str, bool, dict[str, Any]]] = [
-            ("fit_rgb", event.rgb, "embedding map", self._shown == "embedding", {"rgb": True}),
-            (
-                "fit_affinities",
-                np.moveaxis(event.affinities, 0, -1),
-                "affinities",
-                self._shown == "affinities",
-                {"rgb": True},
-            ),
-            ("fit_fragments", event.fragments, "fragments", self._outlines, {}),
+        pictures: list[tuple[Role, Any, str]] = [
+            ("fit_rgb", event.rgb, "embedding map"),
+            ("fit_affinities", np.moveaxis(event.affinities, 0, -1), "affinities"),
+            ("fit_fragments", event.fragments, "fragments"),
         ]
-        for role, picture, what, visible, settings in pictures:
+        if self._turns is not None:
+            self._turns.forget()  # layers of an answer that this one replaces
+        for role, picture, what in pictures:
             data = picture if self._placement.ndim == 2 else picture[None]
-            self._put(role, data, placement, f"{self._name} fit: {what}", visible, settings)
+            layer = find_layer(self._viewer, role, self._key)
+            if layer is None:
+                add = partial(self._add, role, data, placement, f"{self._name} fit: {what}")
+                in_turn(self._turns, add)
+                continue
+            layer.data = data
+            layer.translate = placement.settings["translate"]
+            if isinstance(layer, Labels):
+                layer.editable = False  # new data have set it
 
     def choose(self, shown: Shown, *, outlines: bool) -> None:
         """Show one of the pictures, with the outlines of fragments or without."""
@@ -72,27 +84,16 @@ class PreviewLayers:
 
     def remove(self) -> None:
         """Take the layers out of the viewer, those that are still there."""
+        if self._turns is not None:
+            self._turns.forget()
         for role in (*_ROLE_OF.values(), "fit_fragments"):
             layer = find_layer(self._viewer, role, self._key)
             if layer is not None:
                 self._viewer.layers.remove(layer)
 
-    def _put(
-        self,
-        role: Role,
-        data: Any,
-        placement: Placement,
-        name: str,
-        visible: bool,
-        settings: dict[str, Any],
-    ) -> None:
-        layer = find_layer(self._viewer, role, self._key)
-        if layer is not None:
-            layer.data = data
-            layer.translate = placement.settings["translate"]
-            if isinstance(layer, Labels):
-                layer.editable = False  # new data have set it
-            return
+    def _add(self, role: Role, data: Any, placement: Placement, name: str) -> None:
+        visible = self._outlines if role == "fit_fragments" else role == _ROLE_OF.get(self._shown)
+        settings = {} if role == "fit_fragments" else {"rgb": True}
         active = self._viewer.layers.selection.active
         layer = add_or_update(
             self._viewer,

@@ -23,6 +23,7 @@ from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.fit_layers import PreviewLayers, Shown, box_layer, centred_box, drawn_box
 from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import find_layer, sendable
+from napari_cad.viewer.turns import Turns
 from napari_cad.widgets._form import form_layout, tooltip
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class FitPreview(QWidget):
         self._setting = setting
         self._layers: PreviewLayers | None = None
         self._inference: InferenceConfig | None = None
+        self._turns = Turns(self)
         self._number = 0
         self._last: WantedPreview | None = None
         self._make_form()
@@ -215,7 +217,9 @@ class FitPreview(QWidget):
         except (NapariCadError, OSError) as error:
             self._stop(str(error))
             return
-        self._layers = PreviewLayers(self._viewer, self._image.placement(), volume.name)
+        self._layers = PreviewLayers(
+            self._viewer, self._image.placement(), volume.name, self._turns
+        )
         self._last = None
         self._on_picture()
         self.ask()
