@@ -182,6 +182,7 @@ def compare_seams(
     from napari_cad.core.readers import open_source
     from napari_cad.core.registry import resolve_checkpoint
     from napari_cad.core.seams import seam_score
+    from napari_cad.core.segmentation_job import default_intensity
     from napari_cad.core.sliding_window import WindowGrid
     from napari_cad.core.teacher import load_teacher
 
@@ -207,7 +208,7 @@ def compare_seams(
         "window": window,
         "stride": stride,
         "sections": (z, z + 1),
-        "intensity": metadata.intensity.resolve(volume),
+        "intensity": default_intensity(volume, metadata).resolve(volume),
     }
     for blending in windows.blendings:
         started = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class Turns(QObject):
 
     def next(self, act: Callable[[], None]) -> None:
         """Do something before all that waits already, but not in this turn."""
-        self._waiting.appendleft(act)
-        self._timer.start()
+        # the owner may have gone in the turn that asks for this
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._waiting.appendleft(act)
+            self._timer.start()
 
     def forget(self) -> None:
         """Do nothing of what waits."""

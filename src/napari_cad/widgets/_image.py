@@ -91,9 +91,12 @@ class ImageChooser(QWidget):
         return shown_section(self._viewer, layer)
 
     def _required(self) -> Image:
-        if self.layer is None:
-            raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
-        return self.layer
+        if self.layer is not None:
+            return self.layer
+        for layer in self._viewer.layers:
+            if isinstance(layer, Image) and role_of(layer) is None:  # so it is in colour
+                volume_from_layer(layer)  # says what to do
+        raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
 
     def _choices(self, _widget: object) -> list[tuple[str, Image]]:
         return [(layer.name, layer) for layer in grey_images(self._viewer)]

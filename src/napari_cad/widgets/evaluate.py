@@ -199,7 +199,8 @@ class EvaluateWidget(QWidget):
         layer, truth = self.segmentation.layer, self.truth.layer
         if layer is None or truth is None or layer is truth:
             raise VolumeError(
-                "Two labels layers are needed: the segmentation, and the truth to compare it with."
+                "Two labels layers of three axes (z, y, x) are needed: the segmentation, and the "
+                "truth to compare it with."
             )
         key, lut = segmentation_key(layer), shown_lut(layer)
         placement = Placement.of_layer(layer)
