@@ -99,8 +99,9 @@ def _lacks_image(viewer: ViewerModel) -> str:
 
 
 def _lacks_run(viewer: ViewerModel) -> str:
-    # while a run goes on its layer shows fragments, without a LUT
-    found = any(shown_lut(layer) is not None for layer in _segments(viewer))
+    report = state_of(viewer).report_of("segment")
+    going_on = report.run if report is not None and report.running else None
+    found = any(run_of(layer) != going_on for layer in _segments(viewer))
     return "" if found else "segment an image, or open a run, first"
 
 

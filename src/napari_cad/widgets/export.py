@@ -75,7 +75,7 @@ class ExportWidget(Column):
         self.path.setToolTip("Where the labels are written.")
         self.browse = QToolButton()
         self.browse.setText("…")
-        self.overwrite = QCheckBox("Replace what is there")
+        self.overwrite = QCheckBox("Overwrite what is there")
         self.export_button = QPushButton("Export")
         self.cancel_button = QPushButton("Cancel")
         self.status = RunStatus()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 from qtpy.compat import isalive
@@ -62,9 +62,10 @@ class Workbench(QWidget):
                 panel.lead_on(after)
         self._column.addStretch()
         JobsEndWith(self)
-        events = viewer.layers.events
-        for event in (events.inserted, events.removed):
-            event.connect(self.update_lines)
+        viewer.layers.events.inserted.connect(self._on_layer)
+        viewer.layers.events.removed.connect(self.update_lines)
+        for layer in viewer.layers:
+            layer.events.data.connect(self.update_lines)
         state = state_of(viewer)
         state.image_chosen.connect(self.update_lines)
         state.step_reported.connect(self._on_report)
@@ -84,9 +85,15 @@ class Workbench(QWidget):
             self.panels[0].show_part(1)
 
     def _on_report(self, name: str) -> None:
+        report = state_of(self._viewer).report_of(name)
         for panel in self.panels:
-            if name in panel.step.reports:
+            # the end of one step may let others begin
+            if name in panel.step.reports or report is None or not report.running:
                 panel.update_line()
+
+    def _on_layer(self, event: Any) -> None:
+        event.value.events.data.connect(self.update_lines)
+        self.update_lines()
 
     def _on_toggled(self, chosen: StepPanel) -> None:
         """Leave one panel open, with all the room that there is."""
