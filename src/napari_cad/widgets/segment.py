@@ -238,8 +238,8 @@ class SegmentWidget(Column):
         """Tell the workbench."""
         if self._request is not None:
             text = " · ".join(part for part in (self._request.label, text) if part)
-            run = None if running else self._request.run
-            state_of(self._viewer).report("segment", text, running=running, run=run)
+            state = state_of(self._viewer)
+            state.report("segment", text, running=running, run=self._request.run)
 
     def _end(self) -> None:
         self._layers = None
