@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds between two looks at a job.
 POLL_INTERVAL = 40
+#: Seconds between two steps of napari's bar.
+_BAR_PAUSE = 0.3
 #: Seconds for which events are handed over at one look; the others have to wait for the next.
 _PATIENCE = 0.02
 
@@ -65,6 +67,7 @@ class JobRunner(QObject):
         self._now = now
         self._waiting: deque[Any] = deque()
         self._shown: tuple[int, int] | None = None
+        self._bar_due = 0.0
         self._job: JobProcess | None = None
         self._run = 0
         self._bar: progress | None = None
@@ -126,7 +129,7 @@ class JobRunner(QObject):
 
     def show_progress(self, done: int, total: int) -> None:
         """Show how far the job is in napari's list of activities."""
-        # once per look: at every step napari's bar lets all of Qt's events be processed
+        # now and then: at every step napari's bar lets all of Qt's events be processed
         self._shown = (done, total)
 
     def _poll(self) -> None:
@@ -152,12 +155,14 @@ class JobRunner(QObject):
             self.finished.emit()
 
     def _show_bar(self) -> None:
-        shown, self._shown = self._shown, None
-        if self._bar is not None and shown is not None:
-            done, total = shown
-            if self._bar.total != total:
-                self._bar.total = total
-            self._bar.update(done - self._bar.n)
+        now = self._now()
+        if self._bar is None or self._shown is None or now < self._bar_due:
+            return
+        shown, self._shown, self._bar_due = self._shown, None, now + _BAR_PAUSE
+        done, total = shown
+        if self._bar.total != total:
+            self._bar.total = total
+        self._bar.update(done - self._bar.n)
 
     def _close(self) -> None:
         self._timer.stop()

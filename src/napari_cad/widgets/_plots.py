@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QPainter, QPen, QPolygonF
+from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_cad.core.live_segmentation import size_histogram
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _HEIGHT = 90
 _MARGIN = 16
+#: Of the second of two lines.
+_SECOND = "#ff9d2e"
 
 
 class _Plot(QWidget):
@@ -65,13 +67,16 @@ class SizeHistogram(_Plot):
 
 
 class CurvePlot(_Plot):
-    """VOI over the threshold, its lowest point, and where the slider stands."""
+    """VOI and ARAND over the threshold, where VOI is lowest, and where the slider stands."""
 
     def __init__(self) -> None:
         super().__init__()
         self.curve: Curve | None = None
         self.threshold = 0.5
-        self.setToolTip("VOI over the threshold, against the truth; lower is better.")
+        self.setToolTip(
+            "VOI and ARAND over the threshold, against the truth, each on its own scale; lower "
+            "is better. Circles stand where VOI is lowest."
+        )
         self.setVisible(False)
 
     def show_curve(self, curve: Curve | None) -> None:
@@ -92,23 +97,27 @@ class CurvePlot(_Plot):
         painter, frame = QPainter(self), self._frame()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         thresholds = list(self.curve.scores)
-        voi = np.array([self.curve.scores[t].voi for t in thresholds])
-        # all merged is far worse than anything of interest: cut it off
-        top = min(float(voi.max()), 4 * float(voi.min()) + 1e-9)
-
-        def place(threshold: float, value: float) -> QPointF:
-            height = min(value, top) / top
-            return QPointF(
-                frame.left() + threshold * frame.width(), frame.bottom() - height * frame.height()
-            )
-
-        points = [place(t, v) for t, v in zip(thresholds, voi.tolist(), strict=True)]
-        painter.setPen(QPen(self.palette().highlight().color(), 2))
-        painter.drawPolyline(QPolygonF(points))
-        best = points[thresholds.index(self.curve.best)]
-        painter.setPen(self.palette().windowText().color())
-        painter.drawEllipse(best, 4, 4)
+        scores = self.curve.scores.values()
+        x = frame.left() + np.array(thresholds) * frame.width()
+        best = thresholds.index(self.curve.best)
+        lines = (
+            ("VOI", [score.voi for score in scores], self.palette().highlight().color()),
+            ("ARAND", [score.arand for score in scores], QColor(_SECOND)),
+        )
+        for name, values, colour in lines:
+            # all merged is far worse than anything of interest: cut it off
+            top = min(max(values), 4 * min(values)) + 1e-9
+            y = frame.bottom() - np.minimum(values, top) / top * frame.height()
+            points = [QPointF(*place) for place in zip(x.tolist(), y.tolist(), strict=True)]
+            painter.setPen(QPen(colour, 2))
+            painter.drawPolyline(QPolygonF(points))
+            flag = Qt.AlignmentFlag.AlignLeft if name == "VOI" else Qt.AlignmentFlag.AlignRight
+            middle = self.rect().adjusted(self.width() // 3, 0, -self.width() // 3, 0)
+            painter.drawText(middle, flag | Qt.AlignmentFlag.AlignBottom, name)
+            painter.setPen(self.palette().windowText().color())
+            painter.drawEllipse(points[best], 4, 4)
+        slider = frame.left() + self.threshold * frame.width()
         painter.setPen(QPen(self.palette().windowText().color(), 1, Qt.PenStyle.DashLine))
-        painter.drawLine(place(self.threshold, 0), place(self.threshold, top))
+        painter.drawLine(QPointF(slider, frame.top()), QPointF(slider, frame.bottom()))
         self._text(painter, "threshold 0", Qt.AlignmentFlag.AlignLeft)
         self._text(painter, "1", Qt.AlignmentFlag.AlignRight)
