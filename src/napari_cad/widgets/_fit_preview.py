@@ -54,8 +54,8 @@ _PICTURES: dict[Shown, tuple[str, str]] = {
     ),
     "embedding": (
         "Embedding map",
-        "The first three principal components of the embedding as colours: each neurite should "
-        "have one. Another setting has other colours.",
+        "The first three principal components of the embedding as colours: smooth inside of "
+        "neurites, another colour at every membrane. Another setting has other colours.",
     ),
     "image": ("The image", "Only the outlines of the fragments over the image."),
 }
