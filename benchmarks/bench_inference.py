@@ -3,10 +3,11 @@
     python benchmarks/bench_inference.py [--size 1024] [--rounds 7]
 
 Plain: the network as it is drawn, torch eager, batch norm unfolded, default memory layout, both
-sections encoded for the pair. Ours: folded, channels_last, the encoding of the earlier section
-reused from the pair before, huge pages. Both go from uint8 sections to stored affinities. Each has
-a process of its own, since how torch gets its memory is set once per process; they take turns,
-round by round. Medians.
+sections encoded for the pair, memory as torch and the system handle it by default. Ours: what
+`segment` does, see `napari_cad.core.fast_cpu` and `napari_cad.core.torch_memory`; the encoding of
+the earlier section is reused from the pair before. Both go from uint8 sections to stored
+affinities. Each has a process of its own, since how torch gets its memory is set once per process;
+they take turns, round by round. Medians.
 """
 
 from __future__ import annotations

@@ -112,10 +112,10 @@ def test_a_short_halo_is_seen(shared_dir):
 
 
 class _FullMemory:
-    """Stands for `embed_pair` on a device that holds only so many voxels at once."""
+    """Stands for `pair_affinities` on a device that holds only so many voxels at once."""
 
-    def __init__(self, network, most_voxels: int, error: Exception) -> None:
-        self.embed_pair = network.embed_pair
+    def __init__(self, predictor, most_voxels: int, error: Exception) -> None:
+        self.pair_affinities = predictor.pair_affinities
         self.most_voxels = most_voxels
         self.error = error
         self.refused = 0
@@ -125,7 +125,7 @@ class _FullMemory:
         if n * height * width > self.most_voxels:
             self.refused += 1
             raise self.error
-        return self.embed_pair(prev, current, window)
+        return self.pair_affinities(prev, current, window)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile(tiny_network, error, m
     config = InferenceConfig(device="cpu", batch=2, halo=16)
     whole = predict(tiny_network, stack, InferenceConfig(device="cpu", halo=16)).astype(int)
     predictor = AffinityPredictor(tiny_network, config)
-    memory = _FullMemory(predictor.network, 64 * 64, error)
-    monkeypatch.setattr(predictor.network, "embed_pair", memory)
+    memory = _FullMemory(predictor, 64 * 64, error)
+    monkeypatch.setattr(predictor, "pair_affinities", memory)
     made = list(predictor.predict(EMVolume.from_array(stack), TO_UNIT))
     assert memory.refused == 2  # two pairs, then one, then a tile of 48
     assert [section.z for section in made] == [0, 1, 2]
@@ -153,16 +153,16 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile(tiny_network, error, m
 
 def test_out_of_memory_for_the_smallest_tile_is_an_error(tiny_network, stack, monkeypatch):
     predictor = AffinityPredictor(tiny_network, InferenceConfig(device="cpu", halo=16))
-    memory = _FullMemory(predictor.network, 0, torch.OutOfMemoryError("full"))
-    monkeypatch.setattr(predictor.network, "embed_pair", memory)
+    memory = _FullMemory(predictor, 0, torch.OutOfMemoryError("full"))
+    monkeypatch.setattr(predictor, "pair_affinities", memory)
     with pytest.raises(DeviceMemoryError, match="too little memory"):
         list(predictor.predict(EMVolume.from_array(stack), TO_UNIT))
 
 
 def test_other_runtime_errors_are_not_taken_for_a_full_memory(tiny_network, stack, monkeypatch):
     predictor = AffinityPredictor(tiny_network, InferenceConfig(device="cpu"))
-    memory = _FullMemory(predictor.network, 0, RuntimeError("illegal instruction"))
-    monkeypatch.setattr(predictor.network, "embed_pair", memory)
+    memory = _FullMemory(predictor, 0, RuntimeError("illegal instruction"))
+    monkeypatch.setattr(predictor, "pair_affinities", memory)
     with pytest.raises(RuntimeError, match="illegal instruction"):
         list(predictor.predict(EMVolume.from_array(stack), TO_UNIT))
     assert memory.refused == 1
@@ -173,13 +173,13 @@ def test_large_sections_are_tiled_by_themselves(tiny_network, monkeypatch):
     whole = predict(tiny_network, stack).astype(int)
     predictor = AffinityPredictor(tiny_network, InferenceConfig(device="cpu"))
     seen = []
-    embed_pair = predictor.network.embed_pair
+    pair_affinities = predictor.pair_affinities
 
     def watch(prev, current, window=None):
         seen.append(current.full.shape[-2:])
-        return embed_pair(prev, current, window)
+        return pair_affinities(prev, current, window)
 
-    monkeypatch.setattr(predictor.network, "embed_pair", watch)
+    monkeypatch.setattr(predictor, "pair_affinities", watch)
     monkeypatch.setattr("napari_cad.core.inference.Device.free_memory", lambda _: 1_000_000)
     made = next(iter(predictor.predict(EMVolume.from_array(stack), TO_UNIT)))
     assert len(seen) > 1

@@ -15,9 +15,18 @@ from napari_cad.core.errors import ShapeError
 from napari_cad.core.stored_affinity import LEVELS, dequantise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
-__all__ = ["LEVELS", "OFFSETS", "dequantise", "pair_affinities", "quantise"]
+__all__ = [
+    "LEVELS",
+    "OFFSETS",
+    "affinities_of_strips",
+    "dequantise",
+    "pair_affinities",
+    "quantise",
+]
 
 #: Neighbour vectors (dz, dy, dx) in voxels: channel i relates p to p + OFFSETS[i].
 OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
@@ -56,31 +65,44 @@ def pair_affinities(embedding_prev: Tensor, embedding: Tensor) -> Tensor:
             "the embeddings of a pair have one shape (batch, channels, height, width), got "
             f"{tuple(embedding_prev.shape)} and {tuple(embedding.shape)}"
         )
-    height = embedding.shape[2]
-    # pixel by pixel, so blocks of rows give the same bits; on a CPU they stay in its cache
-    step = _ROWS_AT_ONCE if embedding.device.type == "cpu" else height
-    blocks = [
-        _affinities_of_rows(embedding_prev, embedding, start, min(height, start + step))
-        for start in range(0, height, step)
+    # pixel by pixel, so strips of rows give the same; on a CPU they stay in its cache
+    rows = _ROWS_AT_ONCE if embedding.device.type == "cpu" else embedding.shape[2]
+    strips = zip(*(torch.split(e, rows, dim=2) for e in (embedding_prev, embedding)), strict=True)
+    return affinities_of_strips(strips)
+
+
+def affinities_of_strips(strips: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Affinities of one pair of sections, of which the embeddings come strip by strip.
+
+    Parameters
+    ----------
+    strips : iterable of (Tensor, Tensor), shape (B, E, rows, W), float
+        Rows of `embedding_prev` and `embedding` as `pair_affinities` takes them, from the top;
+        at least one.
+
+    Returns
+    -------
+    Tensor, shape (B, 3, H, W), float32 in [0, 1]
+        What `pair_affinities` returns for the whole.
+    """
+    z, y, x = [], [], []
+    above = None
+    for strip_prev, strip in strips:
+        # float32 whatever the autocast type: 16 products summed in half precision would lose bins
+        prev = F.normalize(strip_prev.float(), dim=1, eps=1e-12)
+        current = F.normalize(strip.float(), dim=1, eps=1e-12)
+        if above is not None:
+            y.append((current[:, :, :1] * above).sum(1))
+        z.append((prev * current).sum(1))
+        y.append((current[:, :, 1:] * current[:, :, :-1]).sum(1))
+        x.append((current[:, :, :, 1:] * current[:, :, :, :-1]).sum(1))
+        above = current[:, :, -1:]
+    affinities = [
+        torch.cat(z, dim=1),
+        _fill_first(torch.cat(y, dim=1), dim=1),
+        _fill_first(torch.cat(x, dim=1), dim=2),
     ]
-    z, y, x = (torch.cat(channel, dim=1) for channel in zip(*blocks, strict=True))
-    affinities = [z, _fill_first(y, dim=1), _fill_first(x, dim=2)]
     return torch.stack(affinities, dim=1).clamp_(0.0, 1.0)
-
-
-def _affinities_of_rows(
-    embedding_prev: Tensor, embedding: Tensor, start: int, stop: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines along z, y and x of the rows from `start` to `stop`; row 0 has none along y."""
-    above = max(start - 1, 0)
-    # float32 whatever the autocast type: 16 products summed in half precision would lose bins
-    prev = F.normalize(embedding_prev[:, :, start:stop].float(), dim=1, eps=1e-12)
-    current = F.normalize(embedding[:, :, above:stop].float(), dim=1, eps=1e-12)
-    y = (current[:, :, 1:] * current[:, :, :-1]).sum(1)
-    current = current[:, :, start - above :]
-    z = (prev * current).sum(1)
-    x = (current[:, :, :, 1:] * current[:, :, :, :-1]).sum(1)
-    return z, y, x
 
 
 def _fill_first(values: Tensor, dim: int) -> Tensor:

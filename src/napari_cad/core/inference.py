@@ -16,9 +16,10 @@ import numpy as np
 import psutil
 import torch
 
-from napari_cad.core.affinity import LEVELS, pair_affinities, quantise
+from napari_cad.core.affinity import LEVELS, affinities_of_strips, pair_affinities, quantise
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
+from napari_cad.core.fast_cpu import FastStudent
 from napari_cad.core.network import (
     ShallowFeatures,
     StudentNetwork,
@@ -215,7 +216,34 @@ class AffinityPredictor:
         self.config = config or InferenceConfig()
         self.device = pick_device(self.config.device, self.config.precision)
         folded = fold_batch_norm(network).to(self.device.name)
-        self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast = self.device.kind == "cpu" and self.device.precision == "float32"
+        self.network: StudentNetwork | FastStudent = FastStudent(folded) if fast else folded
+
+    def pair_affinities(
+        self,
+        prev: ShallowFeatures,
+        current: ShallowFeatures,
+        window: TileWindow | None = None,
+    ) -> torch.Tensor:
+        """Affinities of pairs from the shallow features of their sections, as they are stored.
+
+        Parameters
+        ----------
+        prev, current : ShallowFeatures
+            Of the earlier and of the later section of every pair.
+        window : TileWindow, optional
+            Where the features lie in the whole section, if they are those of a tile.
+
+        Returns
+        -------
+        Tensor, shape (B, 3, H, W), uint8
+        """
+        if not isinstance(self.network, FastStudent):
+            return quantise(pair_affinities(*self.network.embed_pair(prev, current, window)))
+        pairs = zip(prev.single(), current.single(), strict=True)
+        made = [affinities_of_strips(self.network.embed_strips(*pair, window)) for pair in pairs]
+        return quantise(torch.cat(made))
 
     def predict(
         self,
@@ -276,6 +304,7 @@ class _SectionStep:
     def __init__(
         self, predictor: AffinityPredictor, volume: EMVolume, preprocessing: Preprocessing
     ) -> None:
+        self.predictor = predictor
         self.network = predictor.network
         self.device = predictor.device
         self.config = predictor.config
@@ -289,10 +318,11 @@ class _SectionStep:
         )
         self.plan = _plan(self.config, self.device, self.network.width, *self.padded)
         self._encoded: tuple[int, ShallowFeatures] | None = None
+        self._spare: ShallowFeatures | None = None
 
     def shrink(self) -> None:
         """After running out of memory: forget everything, plan with less."""
-        self._encoded = None
+        self._encoded = self._spare = None
         self.plan = self.plan.smaller(self.config.halo, max(self.padded))
         if self.device.kind == "cuda":
             torch.cuda.empty_cache()
@@ -319,14 +349,22 @@ class _SectionStep:
         # the same bits as that of one that was never stopped
         for start in range(0, len(missing), self.plan.batch):
             chunk = missing[start : start + self.plan.batch]
-            encoded = self.network.encode_section(self._load(chunk))
+            encoded = self._encode(self._load(chunk))
             for i, z in enumerate(chunk):
                 features[z] = ShallowFeatures(encoded.full[i : i + 1], encoded.half[i : i + 1])
         prev = _stack([features[max(z - 1, 0)] for z in sections])
         current = _stack([features[z] for z in sections])
-        out = quantise(pair_affinities(*self.network.embed_pair(prev, current)))
-        self._encoded = sections[-1], features[sections[-1]]
+        out = self.predictor.pair_affinities(prev, current)
+        self._encoded = sections[-1], features.pop(sections[-1])
+        self._spare = next(iter(features.values()), None)
         return out.cpu().numpy()
+
+    def _encode(self, image: torch.Tensor) -> ShallowFeatures:
+        """Encode sections; on a CPU in the place of features that nobody needs any more."""
+        if not isinstance(self.network, FastStudent):
+            return self.network.encode_section(image)
+        spare, self._spare = self._spare, None
+        return self.network.encode_section(image, overwrite=spare)
 
     def _tiled(
         self, sections: list[int], rows: list[Span], columns: list[Span]
@@ -346,7 +384,7 @@ class _SectionStep:
                 features = self.network.encode_section(tile)
                 prev = ShallowFeatures(features.full[prev_index], features.half[prev_index])
                 current = ShallowFeatures(features.full[index], features.half[index])
-                made = quantise(pair_affinities(*self.network.embed_pair(prev, current, window)))
+                made = self.predictor.pair_affinities(prev, current, window)
                 kept = made[:, :, row.keep_in_read, column.keep_in_read]
                 out[:, :, row.keep, column.keep] = kept.cpu().numpy()
         return out

@@ -57,17 +57,31 @@ class TileWindow(NamedTuple):
     section_width: int
 
 
-def _double_and_join(skip: Tensor, x: Tensor, stride: int, window: TileWindow | None) -> Tensor:
-    """Up-sample `x` to the size of `skip` and put it behind `skip` on the channel axis.
+def double(x: Tensor, stride: int, window: TileWindow | None = None) -> Tensor:
+    """Up-sample by two, bilinearly, corners aligned.
 
-    `stride` is how many voxels of the section one pixel of `x` stands for.
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, H, W), float
+        A feature map.
+    stride : int
+        How many voxels of the section one pixel of `x` stands for.
+    window : TileWindow, optional
+        Where `x` lies in the whole section, if it is that of a tile.
+
+    Returns
+    -------
+    Tensor, shape (B, C, 2 H, 2 W)
     """
     if window is None:
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    else:
-        x = _double_axis(x, 2, window.y_start // stride, window.section_height // stride)
-        x = _double_axis(x, 3, window.x_start // stride, window.section_width // stride)
-    return torch.cat([skip, x], dim=1)
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    x = _double_axis(x, 2, window.y_start // stride, window.section_height // stride)
+    return _double_axis(x, 3, window.x_start // stride, window.section_width // stride)
+
+
+def _double_and_join(skip: Tensor, x: Tensor, stride: int, window: TileWindow | None) -> Tensor:
+    """Up-sample `x` to the size of `skip` and put it behind `skip` on the channel axis."""
+    return torch.cat([skip, double(x, stride, window)], dim=1)
 
 
 def _double_axis(x: Tensor, dim: int, start: int, full_length: int) -> Tensor:
@@ -92,6 +106,11 @@ class ShallowFeatures(NamedTuple):
 
     full: Tensor
     half: Tensor
+
+    def single(self) -> list[ShallowFeatures]:
+        """Those of every section of the batch, each a batch of one."""
+        pairs = zip(torch.split(self.full, 1), torch.split(self.half, 1), strict=True)
+        return [ShallowFeatures(full, half) for full, half in pairs]
 
 
 class SectionDecoder(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 
 def use_huge_pages() -> None:
@@ -14,3 +16,11 @@ def use_huge_pages() -> None:
     it does nothing, and what the person has set in the environment stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def give_memory_back() -> None:
+    """Give the system what is free of the memory of this process, where there is glibc."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)

@@ -1,0 +1,135 @@
+"""The network as it runs on a CPU, against the network as it is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from napari_cad.core import fast_cpu
+from napari_cad.core.affinity import affinities_of_strips, pair_affinities
+from napari_cad.core.checkpoint import load_checkpoint
+from napari_cad.core.fast_cpu import FastStudent, has_fused_convolution
+from napari_cad.core.network import StudentNetwork, TileWindow, fold_batch_norm
+
+#: Rounding of a few hundred float32 products.
+ROUNDING = {"rtol": 0, "atol": 2e-6}
+
+
+def folded_network(width: int = 4, embedding_dim: int = 5) -> StudentNetwork:
+    """A network of which no bias is zero, so that a border padded wrongly is seen."""
+    torch.manual_seed(0)
+    network = StudentNetwork(width, embedding_dim)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.3, 1)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return fold_batch_norm(network)
+
+
+def embed(network: FastStudent, pair: torch.Tensor, window=None) -> list[torch.Tensor]:
+    features = [network.encode_section(pair[:, i : i + 1]) for i in (0, 1)]
+    strips = network.embed_strips(*features, window)
+    return [torch.cat(one, dim=2) for one in zip(*strips, strict=True)]
+
+
+@pytest.fixture(params=["fused", "plain"])
+def convolution(request, monkeypatch):
+    if request.param == "plain":
+        monkeypatch.setattr(fast_cpu, "has_fused_convolution", lambda: False)
+    elif not has_fused_convolution():
+        pytest.skip("this torch has no fused convolution")
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("convolution")
+@pytest.mark.parametrize("strip_rows", [2, 6, 32, 128])
+@pytest.mark.parametrize("size", [(16, 16), (48, 80), (80, 16)])
+def test_strips_equal_the_plain_network(size, strip_rows, monkeypatch):
+    monkeypatch.setattr(fast_cpu, "STRIP_ROWS", strip_rows)
+    network = folded_network()
+    pair = torch.rand(1, 2, *size)
+    for made, expected in zip(embed(FastStudent(network), pair), network(pair), strict=True):
+        torch.testing.assert_close(made, expected, **ROUNDING)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("width", "embedding_dim"), [(1, 1), (3, 16), (16, 16)])
+def test_any_width(width, embedding_dim):
+    network = folded_network(width, embedding_dim)
+    pair = torch.rand(1, 2, 48, 32)
+    for made, expected in zip(embed(FastStudent(network), pair), network(pair), strict=True):
+        torch.testing.assert_close(made, expected, **ROUNDING)
+
+
+@torch.inference_mode()
+def test_a_tile_equals_that_of_the_plain_network():
+    network = folded_network()
+    pair = torch.rand(1, 2, 48, 32)
+    window = TileWindow(16, 32, 96, 128)
+    expected = network.embed_pair(
+        network.encode_section(pair[:, :1]), network.encode_section(pair[:, 1:]), window
+    )
+    made = embed(FastStudent(network), pair, window)
+    for one, other in zip(made, expected, strict=True):
+        torch.testing.assert_close(one, other, **ROUNDING)
+
+
+@torch.inference_mode()
+def test_several_sections_are_encoded_as_each_alone():
+    fast = FastStudent(folded_network())
+    sections = torch.rand(3, 1, 32, 48)
+    together = fast.encode_section(sections)
+    for i, alone in enumerate(sections.split(1)):
+        for made, expected in zip(together, fast.encode_section(alone), strict=True):
+            assert torch.equal(made[i : i + 1], expected)
+
+
+@torch.inference_mode()
+def test_features_written_over_others_are_those_of_fresh_memory():
+    fast = FastStudent(folded_network())
+    first, second = torch.rand(2, 1, 1, 32, 48)
+    expected = [one.clone() for one in fast.encode_section(second)]
+    spare = fast.encode_section(first)
+    made = fast.encode_section(second, overwrite=spare)
+    assert made.full.data_ptr() == spare.full.data_ptr()
+    for one, other in zip(made, expected, strict=True):
+        assert torch.equal(one, other)
+    other_size = fast.encode_section(torch.rand(1, 1, 16, 16), overwrite=spare)
+    assert other_size.full.shape == (1, 4, 16, 16)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["AC34", "CremiA", "CremiB", "CremiC", "wafer4"])
+def test_affinities_equal_the_published_implementation(shared_dir, name):
+    golden = np.load(shared_dir / "golden" / "published_students.npz")
+    network = load_checkpoint(shared_dir / "checkpoints" / f"{name}.ckpt").build()
+    fast = FastStudent(fold_batch_norm(network))
+    raw = torch.from_numpy(golden["raw"][1:3].astype(np.float32) / 255)[:, None, None]
+    prev, current = (fast.encode_section(section) for section in raw)
+    made = affinities_of_strips(fast.embed_strips(prev, current))[0]
+    np.testing.assert_allclose(made, golden[f"{name}/affinities"][:, 2], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 20])
+def test_affinities_of_strips_equal_those_of_the_whole(rows):
+    torch.manual_seed(0)
+    pair = torch.randn(2, 1, 8, 20, 6)
+    strips = zip(*(one.split(rows, dim=2) for one in pair), strict=True)
+    torch.testing.assert_close(affinities_of_strips(strips), pair_affinities(*pair), **ROUNDING)
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, None])
+def test_a_torch_whose_fused_convolution_is_missing_or_wrong_does_without(error, monkeypatch):
+    def other(*_args, **_kwargs):
+        if error is not None:
+            raise error("no such operator")
+        return torch.zeros(1, 4, 6, 8)
+
+    monkeypatch.setattr(fast_cpu, "_fused_convolution", other)
+    has_fused_convolution.cache_clear()
+    try:
+        assert not has_fused_convolution()
+    finally:
+        has_fused_convolution.cache_clear()
