@@ -25,6 +25,7 @@ from napari_cad.core.events import Event, Finished, OutOfDomain, SectionDone, St
 from napari_cad.core.fragments import section_fragments
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore, is_store, run_signature
+from napari_cad.core.torch_memory import give_memory_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +141,9 @@ def segment_volume(
                 yield from _check_agreement(volume, predictor, preprocessing, config)
             yield from fragments.advance(section.z)
         yield from fragments.finish()
+    # agglomeration takes memory in another process
+    del predictor, network, fragments
+    give_memory_back()
 
     yield StageStarted("agglomeration", 1)
     agglomerate(store, merge_function)
