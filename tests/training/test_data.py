@@ -14,7 +14,7 @@ from napari_cad.core.volume import EMVolume
 from napari_cad.training.data import TrainingVolume, open_training_volume, synthetic_volumes
 from napari_cad.training.data_config import AugmentConfig, DataConfig, VolumeConfig
 from napari_cad.training.patches import PatchDataset, batches
-from napari_cad.training.targets import IGNORE, widen_borders
+from napari_cad.training.targets import IGNORE, OTHER, affinity_targets, widen_borders
 
 SHAPE = (5, 40, 48)
 
@@ -113,6 +113,34 @@ def test_negative_labels_are_unlabelled():
     labels[labels == 2] = -5
     found = volume(image, labels).read_labels((0, 0, 0), SHAPE)
     np.testing.assert_array_equal(found == IGNORE, labels == -5)
+
+
+def test_what_surrounds_complete_neurites_is_none_of_them():
+    labels = np.zeros((2, 32, 32), np.uint16)
+    labels[:, 8:20, 8:20] = 7
+    labels[:, 20:28, 8:20] = 9  # touches the other one
+    labels[1, :, 28:] = 65535
+    given = {"sparse": True, "unlabelled": 65535, "labelled_sections": [1]}
+    image = arrays()[0][:2, :32, :32]
+    found = volume(image, labels, complete=True, **given).read_labels((0, 0, 0), (2, 32, 32))
+    assert (found[0] == IGNORE).all()
+    ids = labels[1]
+    rest = (ids == 0) | (ids == 65535)
+    expected = widen_borders(np.where(rest, 3, np.where(ids == 7, 1, 2)).astype(np.int32))
+    expected[(expected == 3)] = OTHER
+    np.testing.assert_array_equal(found[1], expected)
+    assert found[1, 7, 12] == 0  # outside the rim
+    assert found[1, 8, 12] == 0  # inside of it
+    without = volume(image, labels, **given).read_labels((0, 0, 0), (2, 32, 32))
+    assert (without[1][rest] == IGNORE).all()
+    assert without[1, 8, 12] > 0
+
+
+def test_a_neurite_and_what_is_none_of_it_differ_and_the_rest_is_not_known():
+    labels = torch.tensor([[[[1, OTHER, OTHER, 0, OTHER, IGNORE, 1, 1]]]])
+    (target,) = affinity_targets(labels, [(0, 0, -1)])
+    assert target.known.flatten().tolist() == [True, False, True, True, False, False, True]
+    assert target.same.flatten().tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
 def test_ids_above_32_bits_stay_apart():

@@ -169,7 +169,7 @@ def folder(tmp_path):
         zarr.save_array(str(path / f"{name}.zarr"), array)
     (path / "volume.toml").write_text(
         'truth = "sparse"\nunlabelled = 65535\nlabelled_sections = [1, 2]\n'
-        "voxel_size = [30.0, 6.0, 6.0]\n"
+        "voxel_size = [30.0, 6.0, 6.0]\ncomplete = true\n"
     )
     return path
 
@@ -181,6 +181,7 @@ def test_a_folder_is_read(folder):
     assert found.image.shape == (6, 48, 48)
     assert found.image.voxel_size == (30, 6, 6)
     assert (found.sparse, found.unlabelled, found.labelled) == (True, 65535, (1, 2))
+    assert found.complete
 
 
 def test_it_is_learned_from(folder, tmp_path, checkpoint):

@@ -133,6 +133,10 @@ def test_sparse_labels_of_chosen_sections(docked, sent):
     np.testing.assert_array_equal(given.labels.data[1], viewer.layers["painted"].data[1])
     assert (sent["settings"].steps, sent["settings"].patch) == (4, 32)
     assert sent["go_on"] is False
+    assert not given.complete
+    truth.meaning.setCurrentIndex(2)
+    widget.train_button.click()
+    assert (sent["truth"].sparse, sent["truth"].complete) == (True, True)
 
 
 def test_a_folder_of_training_data(docked, sent, tmp_path):

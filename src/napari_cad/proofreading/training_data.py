@@ -156,6 +156,7 @@ def _settings(sections: list[int], voxel_size: tuple[float, float, float] | None
         'labels = "labels.zarr"',
         'truth = "dense"',
         f"unlabelled = {UNLABELLED}",
+        "complete = true",  # what is not verified is none of the verified segments
         f"labelled_sections = {sections}",
     ]
     if voxel_size is not None:

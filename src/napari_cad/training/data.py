@@ -12,7 +12,7 @@ from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.readers import open_volume
 from napari_cad.core.synthetic import synthetic_em
 from napari_cad.core.volume import EMVolume, spread_sections
-from napari_cad.training.targets import IGNORE, widen_borders
+from napari_cad.training.targets import IGNORE, OTHER, widen_borders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,9 @@ class TrainingVolume:
         Whether 0 means unlabelled too; otherwise it is the border between neurites.
     unlabelled : int, optional
         A further label that means unlabelled.
+    complete : bool
+        Whether labelled neurites are whole in the labelled sections, so that what is not labelled
+        there is none of them: it is told from them, and only between itself nothing is learned.
     labelled_sections : sequence of int, optional
         Sections whose labels are truth; by default all.
     weight : float
@@ -73,6 +76,7 @@ class TrainingVolume:
         *,
         sparse: bool = False,
         unlabelled: int | None = None,
+        complete: bool = False,
         labelled_sections: Sequence[int] | None = None,
         weight: float = 1.0,
         intensity: IntensityMapping | None = None,
@@ -94,6 +98,7 @@ class TrainingVolume:
         self.weight = float(weight)
         self.sparse = sparse
         self.unlabelled = unlabelled
+        self.complete = complete
         self.given_intensity = intensity or IntensityMapping()
         self.intensity = self.given_intensity.resolve(image)
         self.voxel_size = image.voxel_size
@@ -144,6 +149,7 @@ class TrainingVolume:
             "labels": self.labels.signature(),
             "sparse": self.sparse,
             "unlabelled": self.unlabelled,
+            **({"complete": True} if self.complete else {}),  # runs from before do not say it
             "labelled_sections": np.flatnonzero(self.is_labelled).tolist(),
             "weight": self.weight,
             "intensity": self.intensity.to_json(),
@@ -161,19 +167,29 @@ class TrainingVolume:
         -------
         ndarray, shape `size`, int32
             Ids from 1 on, valid within this box only; 0 where it is border, which is widened to
-            two voxels; `IGNORE` where there is no truth, also outside of the volume.
+            two voxels; `OTHER` where it is none of the labelled neurites, which are complete;
+            `IGNORE` where there is no truth, also outside of the volume.
         """
         # one voxel more on each side, so that borders are widened as in the whole section
         inside, key, pad = _inside(start, size, self.shape, halo=1)
         raw = np.asarray(self.labels.data[key])
         unknown = raw < 0
-        if self.unlabelled is not None:
-            unknown |= raw == self.unlabelled
-        if self.sparse:
-            unknown |= raw == 0
         unknown[~self.is_labelled[key[0]]] = True
-        ids, _ = fastremap.renumber(np.where((raw > 0) & ~unknown, raw, 0), preserve_zero=True)
-        ids = widen_borders(ids.astype(np.int32))
+        rest = np.zeros_like(unknown)
+        if self.unlabelled is not None:
+            rest |= raw == self.unlabelled
+        if self.sparse:
+            rest |= raw == 0
+        rest &= ~unknown
+        nameless = rest | unknown
+        ids, _ = fastremap.renumber(np.where((raw > 0) & ~nameless, raw, 0), preserve_zero=True)
+        ids = ids.astype(np.int32)
+        if self.complete:  # a border to the rest as to a neighbour
+            ids = widen_borders(np.where(rest, ids.max(initial=0) + 1, ids))
+            ids[rest & (ids > 0)] = OTHER
+        else:
+            ids = widen_borders(ids)
+            ids[rest] = IGNORE
         ids[unknown] = IGNORE
         return np.pad(ids[inside], pad, constant_values=IGNORE)
 
@@ -352,6 +368,7 @@ def open_training_volume(config: VolumeConfig, memory: float = 4.0) -> TrainingV
         labels,
         sparse=config.truth == "sparse",
         unlabelled=config.unlabelled,
+        complete=config.complete,
         labelled_sections=config.labelled_sections,
         weight=config.weight,
         intensity=config.intensity,

@@ -46,6 +46,11 @@ class VolumeConfig(Settings):
     unlabelled: int | None = setting(
         None, "A further label that means not labelled, where a file has one."
     )
+    complete: bool = setting(
+        False,
+        "Labelled neurites are whole: what is not labelled in a labelled section is none of them, "
+        "as after proofreading. Without it, nothing is learned at their outside.",
+    )
     weight: float = setting(1.0, "How often, relative to the other volumes.", min=0.0)
     intensity: IntensityMapping = field(
         default_factory=IntensityMapping,

@@ -61,8 +61,9 @@ def read_truth(folder: str | Path) -> Truth:
     if config.sections is not None:
         image, labels = image.crop(config.sections), labels.crop(config.sections)
     return Truth(
-        image, labels, config.truth == "sparse", config.unlabelled, config.labelled_sections
-    )
+        image, labels, sparse=config.truth == "sparse", unlabelled=config.unlabelled,
+        complete=config.complete, labelled=config.labelled_sections,
+    )  # fmt: skip
 
 
 def fine_tuning(
@@ -208,7 +209,7 @@ def _volumes(
     first, stop = min(kept), max(kept) + 1
     part = Truth(
         learned.image.crop((first, stop)), learned.labels.crop((first, stop)), truth.sparse,
-        truth.unlabelled, tuple(z - first for z in kept),
+        truth.unlabelled, truth.complete, tuple(z - first for z in kept),
     )  # fmt: skip
     return learned, _volume(part, checkpoint, part.labelled)
 
@@ -219,6 +220,7 @@ def _volume(truth: Truth, checkpoint: Checkpoint, labelled: Sequence[int] | None
         truth.labels,
         sparse=truth.sparse,
         unlabelled=truth.unlabelled,
+        complete=truth.complete,
         labelled_sections=labelled,
         intensity=checkpoint.metadata.intensity,
     )
@@ -231,6 +233,7 @@ def _preview(truth: Truth, checkpoint: Checkpoint, learned: TrainingVolume) -> T
     first, stop = max(0, z - 1), min(learned.shape[0], z + 2)
     part = Truth(
         learned.image.crop((first, stop)), learned.labels.crop((first, stop)), truth.sparse,
-        truth.unlabelled, tuple(i - first for i in range(first, stop) if i in sections),
+        truth.unlabelled, truth.complete,
+        tuple(i - first for i in range(first, stop) if i in sections),
     )  # fmt: skip
     return _volume(part, checkpoint, part.labelled)

@@ -60,6 +60,8 @@ class Truth:
         Whether label 0 is not labelled, instead of the border between neurites.
     unlabelled : int, optional
         A further label that means not labelled.
+    complete : bool
+        Whether labelled neurites are whole; see `TrainingVolume`.
     labelled : tuple of int, optional
         Sections whose labels are truth; by default all.
     """
@@ -68,6 +70,7 @@ class Truth:
     labels: EMVolume
     sparse: bool = False
     unlabelled: int | None = None
+    complete: bool = False
     labelled: tuple[int, ...] | None = None
 
 

@@ -1,8 +1,9 @@
 """From labels to what the losses compare with: same or different, known or not, class weights.
 
 Labels of a patch are integers: a positive id per neurite, 0 for the border between neurites, which
-differs from everything, and `IGNORE` where there is no truth. A target says of a voxel and its
-neighbour whether they are of the same neurite; it is known where both have a truth.
+differs from everything, `IGNORE` where there is no truth, and `OTHER` where all that is known is
+that it is none of the labelled neurites. A target says of a voxel and its neighbour whether they
+are of the same neurite; it is known where both have a truth, but not between two `OTHER`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Label of voxels without truth: no loss looks at them.
 IGNORE = -1
+
+#: Label of voxels that are none of the labelled neurites, and of which nothing else is known.
+OTHER = -2
 
 #: Over what the positive fraction behind the class weights is taken; see `affinity_targets`.
 Balance = Literal["channel", "patch", "published"]
@@ -88,7 +92,7 @@ class AffinityTarget:
     same : Tensor, float32
         1 where both voxels have the same positive id, else 0.
     known : Tensor, bool
-        False where either voxel has no truth.
+        False where either voxel has no truth, or both are `OTHER`.
     weight : Tensor, float32
         Class weight; the same for all unknown voxels as for a negative one.
     """
@@ -110,7 +114,7 @@ def affinity_targets(
     Parameters
     ----------
     labels : Tensor, shape (B, D, H, W), integer
-        Ids; 0 = border, `IGNORE` = no truth.
+        Ids; 0 = border, `IGNORE` = no truth, `OTHER` = none of the ids.
     offsets : sequence of (dz, dy, dx)
         Each component 0 or negative.
     balance : {"channel", "patch", "published"}
@@ -183,6 +187,6 @@ def _same_and_known(labels: Tensor, offset: Sequence[int]) -> tuple[Tensor, Tens
         length = max(0, size + step)
         later = later.narrow(axis, size - length, length)
         earlier = earlier.narrow(axis, 0, length)
-    known = (later != IGNORE) & (earlier != IGNORE)
+    known = (later != IGNORE) & (earlier != IGNORE) & ~((later == OTHER) & (earlier == OTHER))
     same = (later == earlier) & (later > 0)
     return same, known

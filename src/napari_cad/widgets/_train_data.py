@@ -64,9 +64,12 @@ class TruthForm(QWidget):
         self.meaning = QComboBox()
         self.meaning.addItem("the border between neurites", "dense")
         self.meaning.addItem("not labelled", "sparse")
+        self.meaning.addItem("none of the labelled", "complete")
         self.meaning.setToolTip(
             tooltip(
-                "Where only some neurites are painted, 0 is not labelled: nothing is learned there."
+                "Where every neurite is labelled, 0 is the border. Where only parts of some are "
+                "painted, 0 is not labelled, and nothing is learned there. Where those that are "
+                "labelled are whole, 0 is none of them: they are told from what surrounds them."
             )
         )
         self.sections = _line(
@@ -138,7 +141,8 @@ class TruthForm(QWidget):
         return Truth(
             sendable(image),
             sendable(labels),
-            sparse=self.meaning.currentData() == "sparse",
+            sparse=self.meaning.currentData() != "dense",
+            complete=self.meaning.currentData() == "complete",
             labelled=parse_sections(self.sections.text()),
         )
 
