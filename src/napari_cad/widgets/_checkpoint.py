@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OTHER = "file"
 #: Characters about the training data that are shown without asking.
-_NOTE_LENGTH = 60
+_NOTE_LENGTH = 28
 #: Files that a person may choose.
 FILTER = "Checkpoints (*.safetensors *.ckpt *.pt *.pth);;All files (*)"
 

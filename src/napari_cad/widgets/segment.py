@@ -128,9 +128,7 @@ class SegmentWidget(Column):
             output,
             Collapsible("Intensity", self.intensity),
             Collapsible("Advanced", self.inference),
-            (self.run_button, self.cancel_button),
-            self.status,
-            self.fit_button,
+            below=((self.run_button, self.cancel_button), self.status, self.fit_button),
         )
 
     # ------------------------------------------------------------------ form → config → job
