@@ -10,7 +10,7 @@ seconds that the process had a core; those of a worker are not in it.
 
     before   torch and glibc as they come
     pages    huge pages, as every training has (core/torch_memory.py)
-    kept     huge pages, and freed memory is used again instead of given back
+    kept     also, freed memory is used again instead of given back (set for glibc from outside)
     worker   as kept, patches prepared by a process beside
 """
 
