@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
@@ -52,6 +54,10 @@ class Desk:
         self.viewer.dims.set_point(0, self.proofreader.layers.layer.data_to_world(voxel)[0])
         self.qtbot.mouseClick(self.native, button, modifier, self.pixel(voxel))
 
+    def marks(self):
+        """Marks, read as they are shown: section by section."""
+        return np.stack(list(self.proofreader.layers.find("proofread_marks").data))
+
     def line(self):
         return self.widget.status.line.text()
 
@@ -59,20 +65,36 @@ class Desk:
         return np.asarray(self.proofreader.layers.layer.data)
 
 
+def run_here(runner):
+    """Let a runner do its jobs in this process, which is quicker than to start another."""
+
+    def start(function, arguments, _description):
+        module, _, name = function.partition(":")
+        for event in getattr(importlib.import_module(module), name)(**arguments):
+            runner.reported.emit(event)
+        runner.finished.emit()
+
+    runner.start = start
+
+
 @pytest.fixture
 def desk(make_napari_viewer, cache, run, show_run, qtbot):
     viewer = make_napari_viewer(show=True)
     show_run(viewer)
     widget = ProofreadWidget(viewer)
+    run_here(widget.starter.runner)
     viewer.window.add_dock_widget(widget)
     widget.start_button.click()
-    qtbot.waitUntil(lambda: widget.proofreader is not None, timeout=PATIENCE)
+    assert widget.proofreader is not None, widget.status.line.text()
     viewer.reset_view()
     qtbot.wait(50)
     return Desk(viewer, widget, qtbot)
 
 
 def test_click_merge_undo_redo(desk):
+    # the button that was pressed does not keep the keys for itself
+    desk.qtbot.keyClick(desk.viewer.window._qt_window, Qt.Key.Key_G)
+    assert "select two segments" in desk.line()
     first, second = (1, 4, 4), (1, 4, 30)
     desk.click(first)
     assert len(desk.proofreader.selection) == 1, desk.line()
@@ -89,21 +111,21 @@ def test_click_merge_undo_redo(desk):
 
 
 def test_split_with_preview_and_seeds_taken_back(desk):
-    top, bottom = (0, 4, 4), (5, 4, 4)
+    top, bottom = (0, 28, 34), (5, 28, 34)
     desk.click(top)
     segment = desk.proofreader.selection[0]
     desk.key(Qt.Key.Key_S)
     mode = desk.proofreader.split_mode
     assert mode.active
-    assert (np.asarray(desk.proofreader.layers.find("proofread_marks").data) == LINE).any()
+    assert (desk.marks() == LINE).any()
     desk.click(top)
     assert "1 red and 0 blue" in mode.line()
-    desk.click((0, 4, 30))  # in another segment
+    desk.click((0, 4, 4))  # in another segment
     assert f"seeds lie in segment {segment}" in desk.line()
     desk.click(bottom, button=Qt.MouseButton.RightButton)
     assert mode.preview is not None
     assert "contacts are cut, mean affinity" in desk.line()
-    marks = np.asarray(desk.proofreader.layers.find("proofread_marks").data)
+    marks = desk.marks()
     assert (marks[top], marks[bottom]) == (RED, BLUE)
     assert set(np.unique(marks)) == {0, RED, BLUE, LINE}
     seeds = desk.proofreader.layers.find("proofread_seeds")
@@ -113,7 +135,7 @@ def test_split_with_preview_and_seeds_taken_back(desk):
         np.testing.assert_array_equal(getattr(seeds, name), getattr(layer, name))
     assert desk.shown()[bottom] == segment  # only a look so far
     desk.key(Qt.Key.Key_T)
-    assert set(np.unique(desk.proofreader.layers.find("proofread_marks").data)) == {0, LINE}
+    assert set(np.unique(desk.marks())) == {0, LINE}
     desk.key(Qt.Key.Key_T)
     desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)  # the seed, not an edit
     assert mode.preview is None
@@ -134,7 +156,7 @@ def test_split_with_preview_and_seeds_taken_back(desk):
     assert desk.shown()[top] == desk.shown()[bottom]
 
 
-def test_keys_are_those_of_the_session_and_then_as_they_were(desk, qtbot):
+def test_keys_are_those_of_the_session_and_then_as_they_were(desk):
     from napari.utils.key_bindings import coerce_keybinding
 
     presses = []
@@ -145,7 +167,6 @@ def test_keys_are_those_of_the_session_and_then_as_they_were(desk, qtbot):
     mine = dict(viewer.keymap)
     assert mine != before
     widget.start_button.click()
-    qtbot.waitUntil(lambda: widget.proofreader is not None, timeout=PATIENCE)
     desk.key(Qt.Key.Key_G)
     assert "select two segments" in desk.line()
     layer = desk.proofreader.layers.layer
@@ -183,7 +204,7 @@ def test_questions_are_walked_through_by_keys(desk, qtbot):
     assert current is not None, desk.line()
     assert "belong together?" in desk.line()
     assert set(proofreader.selection) == set(current.segments)
-    marks = np.asarray(proofreader.layers.find("proofread_marks").data)
+    marks = desk.marks()
     assert {4, 5} <= set(np.unique(marks))
     z = round(current.position[0])
     assert proofreader.section() in (z, z - 1, z + 1)
@@ -269,13 +290,12 @@ def test_scribbles_are_one_edit(desk):
     np.testing.assert_array_equal(desk.shown(), before)
 
 
-def test_another_process_holds_it(desk, qtbot, run):
+def test_another_process_holds_it(desk, run):
     """A second session on the same store only reads, and says so."""
     folder = session_folder(run.path)
     desk.proofreader.end()
     with ProofreadingSession(ProofreadingSource.from_store(run), folder) as other:
         desk.widget.start_button.click()
-        qtbot.waitUntil(lambda: desk.widget.proofreader is not None, timeout=PATIENCE)
         assert "open for reading only" in desk.widget.status.warnings.text()
         assert not desk.widget.editing.buttons["merge"].isEnabled()
         assert desk.widget.editing.buttons["isolate"].isEnabled()
@@ -288,7 +308,7 @@ def test_another_process_holds_it(desk, qtbot, run):
         other.merge(np.unique(other.lut[other.lut > 0])[:2].tolist())
 
 
-def test_a_removed_layer_loses_nothing(desk, qtbot):
+def test_a_removed_layer_loses_nothing(desk):
     desk.click((1, 4, 4))
     desk.click((1, 4, 30), Qt.KeyboardModifier.ControlModifier)
     a = desk.shown()[1, 4, 4]
@@ -302,7 +322,6 @@ def test_a_removed_layer_loses_nothing(desk, qtbot):
     assert "Nothing is lost" in desk.line()
     assert viewer.keymap != keymap
     desk.widget.start_button.click()
-    qtbot.waitUntil(lambda: desk.widget.proofreader is not None, timeout=PATIENCE)
     assert desk.shown()[1, 4, 30] == desk.shown()[1, 4, 4] == a
     assert desk.proofreader.line().startswith("1 edit")
 
@@ -382,13 +401,13 @@ def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
     desk.session.lock([a])
     widget.export.write_training_data(str(tmp_path / "truth"))
     qtbot.waitUntil(lambda: len(written) == 2, timeout=PATIENCE)
-    from napari_cad.training.data import IGNORE, open_training_volume
+    from napari_cad.training.data import open_training_volume
     from napari_cad.training.data_config import VolumeConfig
 
     truth = open_training_volume(VolumeConfig.from_folder(tmp_path / "truth"))
     ids = truth.read_labels((0, 0, 0), truth.shape)
     assert (ids[:, 3:9, 5:27] == 1).all()
-    assert (ids[:, 12:] == IGNORE).all()
+    assert (ids[:, 12:] < 0).all()
     np.testing.assert_array_equal(truth.image.section(2), viewer.layers["image"].data[2])
     widget.export.write_log(str(tmp_path / "log.jsonl"))
     assert "2 edits are in" in written[2]
@@ -400,3 +419,55 @@ def middle_of(desk, surface, which):
     stop = [*first[1:], len(surface.vertices)][which]
     middle = surface.vertices[first[which] : stop].mean(axis=0)
     return desk.on_canvas(surface.data_to_world(middle))
+
+
+def test_history_notes_threshold_and_the_command_palette(desk, qtbot):
+    from napari_cad.viewer import proofreading_commands
+
+    widget, proofreader, session = desk.widget, desk.proofreader, desk.session
+    desk.click((1, 4, 4))
+    for place in ((1, 4, 30), (1, 28, 4)):
+        desk.click(place, Qt.KeyboardModifier.ControlModifier)
+    proofreading_commands.undo(desk.viewer)
+    assert session.history.current == 1
+    proofreader.actions.ask = lambda _question: "look here"
+    desk.key(Qt.Key.Key_J)  # after an undo: a branch
+    widget.past.expand()
+    model = widget.history.model
+    qtbot.waitUntil(lambda: model.rowCount() == 4)
+    rows = [model.data(model.index(row)) for row in range(4)]
+    assert rows[0] == "The beginning"
+    assert "merge" in rows[2]
+    assert rows[3].endswith("note: look here   ↳ after 1")
+    grey = Qt.ItemDataRole.ForegroundRole
+    assert [bool(model.data(model.index(row), grey)) for row in range(4)] == [
+        False, False, True, False
+    ]  # fmt: skip
+    widget.history.view.clicked.emit(model.index(2))  # to the branch that was left
+    assert session.history.current == 2
+    assert desk.shown()[1, 28, 4] == desk.shown()[1, 4, 4]
+    assert not session.decisions.notes
+    widget.history.view.clicked.emit(model.index(3))
+    notes = proofreader.layers.find("proofread_notes")
+    np.testing.assert_array_equal(notes.data, [(1, 4, 4)])
+    widget.history.lineage.setChecked(True)
+    qtbot.waitUntil(lambda: model.rowCount() == 2)
+    # a threshold is tried, and set when the slider comes to rest
+    before = desk.shown().copy()
+    widget.threshold.setValue(0.02)
+    qtbot.waitUntil(lambda: not np.array_equal(desk.shown(), before))
+    assert session.threshold != pytest.approx(0.02)
+    qtbot.waitUntil(lambda: session.threshold == pytest.approx(0.02), timeout=PATIENCE)
+    assert session.history.edits[session.history.current].kind == "threshold"
+
+
+def test_closing_the_window_lets_others_edit(desk, qtbot, run):
+    folder = session_folder(run.path)
+    desk.click((1, 4, 4))
+    desk.click((1, 4, 30), Qt.KeyboardModifier.ControlModifier)
+    assert (folder / "session.lock").exists()
+    desk.viewer.close()
+    qtbot.waitUntil(lambda: not (folder / "session.lock").exists(), timeout=PATIENCE)
+    with ProofreadingSession(ProofreadingSource.from_store(run), folder) as again:
+        assert not again.read_only
+        assert len(again.history.edits) == 1

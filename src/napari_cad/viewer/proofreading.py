@@ -11,13 +11,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.layers import Image, Labels
 from psygnal import Signal
 from qtpy.QtCore import QObject, QTimer
 
 from napari_cad.core.errors import NapariCadError
 from napari_cad.proofreading.errors import ConflictError
 from napari_cad.viewer.error_layers import go_to
+from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.layers import shown_section
 from napari_cad.viewer.proofreading_actions import BY_NAME
 from napari_cad.viewer.proofreading_do import Actions
@@ -32,6 +32,7 @@ from napari_cad.viewer.proofreading_pointer import Pointer
 from napari_cad.viewer.proofreading_split import SplitMode
 from napari_cad.viewer.proofreading_walk import QuestionWalk
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -107,11 +108,11 @@ class Proofreader(QObject):
         self.picked: Picked | None = None
         self.contacts_shown = False
         self._stale_contacts = False
+        self._stale_count = False
         self._is_over = False
         self._depth = 0
         self._dirty = False
         self._again: tuple[str, int] | None = None
-        self._hidden_in_3d: list[Layer] = []
         self.keys = SessionKeys(self.run)
         self.patience = Patience(parent)
         self.layers = SessionLayers(self.viewer, key, session, placement, name, self.bind)
@@ -122,6 +123,7 @@ class Proofreader(QObject):
         self.scribbles = Scribbles(self)
         self.meshes = SessionMeshes(self.viewer, parent, self)
         self.actions = Actions(self)
+        self._in_3d = In3D(self.viewer, self)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(_LATER)
@@ -132,11 +134,14 @@ class Proofreader(QObject):
         self.layers.show(self.pointer.describe)
         self.redraw()
         self.pointer.begin()
+        self._turns = Turns(self)
+        # the first seed shall not have to wait for a layer
+        self._turns.then(lambda: self.layers.points("proofread_seeds"))
+        self._turns.then(lambda: self.layers.points("proofread_contacts"))
         self.viewer.layers.events.removed.connect(self._on_layer_removed)
-        self.viewer.dims.events.ndisplay.connect(self._on_ndisplay)
         session.segments_changed.connect(self._on_segments)
         session.history_changed.connect(self._on_history)
-        self.patience.changed.connect(self._on_history)
+        self.patience.changed.connect(self._follow_soon)
         state_of(self.viewer).proofreader = self
 
     # ------------------------------------------------------------------ what actions go through
@@ -263,6 +268,11 @@ class Proofreader(QObject):
         self._stale_contacts = self.contacts_shown
         self._later.start()
 
+    def recount(self) -> None:
+        """Count what is left to be asked, in a moment."""
+        self._stale_count = True
+        self._later.start()
+
     def want_contacts(self, shown: bool) -> None:
         """Show the contacts of what is selected from now on, or no more."""
         self.contacts_shown = shown
@@ -282,24 +292,8 @@ class Proofreader(QObject):
             self.report(self.session.set_threshold(threshold))
 
     def show_in_3d(self) -> None:
-        """Turn to 3D for the surfaces, without the volume around them."""
-        layer = self.layers.layer
-        if self.viewer.dims.ndisplay == 3:
-            return
-        volumes = [found for found in self.viewer.layers if isinstance(found, (Image, Labels))]
-        hidden = [found for found in volumes if found.visible]
-        for found in hidden:
-            found.visible = False  # before the view turns: it would be read as a whole
-        self.viewer.dims.ndisplay = 3
-        self._hidden_in_3d = hidden
-        self.viewer.layers.selection.active = layer
-
-    def _on_ndisplay(self) -> None:
-        if self.viewer.dims.ndisplay == 2:
-            for layer in self._hidden_in_3d:
-                if layer in self.viewer.layers:
-                    layer.visible = True
-            self._hidden_in_3d = []
+        """Turn to 3D for the surfaces, without the volumes around them."""
+        self._in_3d.enter()
 
     def show_notes(self) -> None:
         """Show the notes where they were made."""
@@ -340,6 +334,10 @@ class Proofreader(QObject):
         self.redraw()
 
     def _on_history(self) -> None:
+        self._stale_count = True
+        self.redraw()  # what is verified is marked
+
+    def _follow_soon(self) -> None:
         self._later.start()
 
     def _follow_later(self) -> None:
@@ -348,7 +346,8 @@ class Proofreader(QObject):
         if self._stale_contacts and not self.split_mode.active:
             self._stale_contacts = False
             self._show_contacts()
-        if not self.patience.busy:
+        if self._stale_count and not self.patience.busy:
+            self._stale_count = False
             self.walk.count()
         state_of(self.viewer).report("proofread", self.line(), run=self.run_path)
         self.changed.emit()
@@ -383,10 +382,9 @@ class Proofreader(QObject):
         if self._is_over:
             return
         self._is_over = True
+        self._turns.forget()
         self._later.stop()
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
-        self._on_ndisplay()
-        self.viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
         self.session.segments_changed.disconnect(self._on_segments)
         self.session.history_changed.disconnect(self._on_history)
         self.pointer.end()
@@ -400,6 +398,8 @@ class Proofreader(QObject):
             state.proofreader = None
             state.report("proofread", "")
         self.ended.emit(reason)
+        for part in (self.meshes.runner, self.meshes, self.patience, self):
+            part.deleteLater()  # a million fragments are too many to be kept
 
 
 class _Closing:

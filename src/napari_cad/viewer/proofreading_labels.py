@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,9 @@ _LINE_WIDTH = 2
 #: lines around what is selected and between the fragments of what is being cut.
 SELECTED, RED, BLUE, ONE_SIDE, OTHER_SIDE, VERIFIED, LINE = range(1, 8)
 
+#: Added to the mark of a fragment whose borders are drawn.
+BORDERED = 16
+
 MARK_COLOURS: dict[int | None, tuple[float, float, float, float]] = {
     None: (0.0, 0.0, 0.0, 0.0),
     0: (0.0, 0.0, 0.0, 0.0),
@@ -48,6 +51,13 @@ MARK_COLOURS: dict[int | None, tuple[float, float, float, float]] = {
     VERIFIED: (0.1, 0.8, 0.2, 0.25),
     LINE: (1.0, 1.0, 1.0, 0.9),
 }
+
+
+class _Derived(NamedTuple):
+    """What is made of a section that is on screen."""
+
+    ids: npt.NDArray[np.intp]
+    borders: npt.NDArray[np.bool_]
 
 
 class RecentSections(LazyArray):
@@ -65,6 +75,7 @@ class RecentSections(LazyArray):
         self._sections: OrderedDict[int, npt.NDArray[np.uint32]] = OrderedDict()
         section = 4 * self.shape[1] * self.shape[2]
         self._most = _MOST_BYTES // max(1, section)
+        self._latest: dict[int, _Derived] = {}
         self._version = 0
         self._lock = threading.Lock()  # napari asks from the thread of its status bar, too
 
@@ -84,6 +95,30 @@ class RecentSections(LazyArray):
                     self._sections.popitem(last=False)
         return found
 
+    def index(self, z: int) -> npt.NDArray[np.intp]:
+        """Fragments of a section as numpy wants an index, which makes a look-up twice as fast."""
+        return self._derived(z).ids
+
+    def borders(self, z: int) -> npt.NDArray[np.bool_]:
+        """Voxels of a section, shape (Y, X), that lie right of or below another fragment."""
+        return self._derived(z).borders
+
+    def _derived(self, z: int) -> _Derived:
+        with self._lock:
+            found, version = self._latest.get(z), self._version
+        if found is None:
+            section = self.section(z)
+            borders = np.zeros(section.shape, np.bool_)
+            borders[1:] = section[1:] != section[:-1]
+            borders[:, 1:] |= section[:, 1:] != section[:, :-1]
+            found = _Derived(section.astype(np.intp), borders)
+            with self._lock:
+                if version == self._version:
+                    if len(self._latest) > 1:
+                        self._latest.pop(next(iter(self._latest)))
+                    self._latest[z] = found
+        return found
+
     def at(self, voxel: tuple[int, ...]) -> int:
         """Fragment of a voxel (z, y, x); 0 outside of the volume."""
         if not all(0 <= i < n for i, n in zip(voxel, self.shape, strict=True)):
@@ -99,6 +134,12 @@ class RecentSections(LazyArray):
             for box in boxes:
                 for z in range(*box[0]):
                     self._sections.pop(z, None)
+                    self._latest.pop(z, None)
+
+    def one_section(self, z: slice) -> int | None:
+        """Which section a slice asks for, if it is one that is kept."""
+        sections = range(z.start, z.stop, z.step)
+        return sections[0] if self._most and len(sections) == 1 else None
 
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         sections = range(z.start, z.stop, z.step)
@@ -138,8 +179,10 @@ class LookedUp(LazyArray):
         self._over = None if voxels is None or values is None else (voxels, values)
 
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        one = self._fragments.one_section(z)
+        index = self._fragments[z, y, x] if one is None else self._fragments.index(one)[y, x][None]
         # a fragment that came this moment may be missing in the table: shown once it is there
-        result: npt.NDArray[Any] = self.table.take(self._fragments[z, y, x], mode="clip")
+        result: npt.NDArray[Any] = self.table.take(index, mode="clip")
         if self._over is not None:
             voxels, values = self._over
             self._put(result, (z, y, x), voxels, values)
@@ -173,41 +216,47 @@ class Marks(LookedUp):
     fragments : RecentSections
         Shared by all layers of a session.
     table : ndarray, shape (n_fragments + 1,), uint8
-        Mark of every fragment; changed in place by its owner.
-
-    Attributes
-    ----------
-    bordered : ndarray, shape (n_fragments + 1,), bool, or None
-        Fragments whose borders are drawn.
+        Mark of every fragment, plus `BORDERED` where its borders are drawn; changed in place by
+        its owner.
     """
-
-    bordered: npt.NDArray[np.bool_] | None = None
 
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         result = super()._read(z, y, x)
+        bordered = result >= BORDERED
+        if bordered.any():
+            result[bordered] -= BORDERED
+            one = self._fragments.one_section(z)
+            if one is not None:
+                result[bordered & self._fragments.borders(one)[y, x]] = LINE
         selected = result == SELECTED
-        if selected.any():
-            inside = selected.copy()
+        box = _box(selected)
+        if box is not None:
+            part = selected[box]
+            inside = part.copy()
             for axis in (1, 2):
-                inside &= _shifted(selected, axis, _LINE_WIDTH)
-                inside &= _shifted(selected, axis, -_LINE_WIDTH)
-            result[selected & ~inside] = LINE
-        bordered = self.bordered
-        if bordered is not None:
-            fragments = self._fragments[z, y, x]
-            of_cut = bordered.take(fragments, mode="clip")
-            if of_cut.any():
-                line = np.zeros(of_cut.shape, np.bool_)
-                line[:, 1:] |= fragments[:, 1:] != fragments[:, :-1]
-                line[:, :, 1:] |= fragments[:, :, 1:] != fragments[:, :, :-1]
-                result[line & of_cut] = LINE
+                for by in (_LINE_WIDTH, -_LINE_WIDTH):
+                    inside &= _shifted(part, axis, by)
+            view = result[box]
+            view[part & ~inside] = LINE
         return result
+
+
+def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
+    """Box around what is True, with room for a line; None where nothing is."""
+    spans: list[slice] = [slice(None)]
+    for axis in (1, 2):
+        there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(there):
+            return None
+        spans.append(slice(max(0, int(there[0]) - _LINE_WIDTH), int(there[-1]) + 1 + _LINE_WIDTH))
+    return tuple(spans)
 
 
 def _shifted(mask: npt.NDArray[np.bool_], axis: int, by: int) -> npt.NDArray[np.bool_]:
     """Move a mask along an axis; what comes in from outside is as if it were inside."""
     result = np.ones_like(mask)
-    there, here = [slice(None)] * 3, [slice(None)] * 3
+    there: list[slice] = [slice(None)] * 3
+    here: list[slice] = [slice(None)] * 3
     there[axis] = slice(by, None) if by > 0 else slice(None, by)
     here[axis] = slice(None, -by) if by > 0 else slice(-by, None)
     result[tuple(there)] = mask[tuple(here)]
@@ -294,12 +343,17 @@ class MarkTable:
     Attributes
     ----------
     values : ndarray, shape (n_fragments + 1,), uint8
+    bordered : ndarray, shape (n,), int64
+        Fragments whose borders are drawn, from the next time on that anything is marked.
     """
 
     def __init__(self, session: ProofreadingSession) -> None:
         self._session = session
         self.values = np.zeros(len(session.lut), np.uint8)
         self._marked: list[npt.NDArray[np.int64]] = []
+        self._locks: tuple[int, ...] = ()
+        self._verified = np.zeros(0, np.int64)
+        self.bordered: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.mark({})
 
     def mark(self, marks: Mapping[int, npt.NDArray[np.int64]]) -> None:
@@ -317,10 +371,13 @@ class MarkTable:
         else:
             for fragments in self._marked:
                 self.values[fragments] = 0
-        verified = np.flatnonzero(lock)
-        self.values[verified] = VERIFIED
-        self._marked = [verified]
+        locks = tuple(self._session.decisions.locks)
+        if locks != self._locks:
+            self._locks, self._verified = locks, np.flatnonzero(lock)
+        self.values[self._verified] = VERIFIED
+        self._marked = [self._verified, self.bordered]
         for mark, fragments in marks.items():
             known = fragments[fragments < n]
             self.values[known] = mark
             self._marked.append(known)
+        self.values[self.bordered] += BORDERED

@@ -200,12 +200,7 @@ class SessionLayers:
 
     def show_borders(self, fragments: npt.NDArray[np.int64]) -> None:
         """Draw the borders of these fragments, and of no others, with the next marks."""
-        if not len(fragments):
-            self._marks.bordered = None
-            return
-        table = np.zeros(len(self._session.lut), np.bool_)
-        table[fragments] = True
-        self._marks.bordered = table
+        self.marks.bordered = fragments
 
     def _add_labels(self, data: LookedUp, role: Role, what: str, **settings: Any) -> Labels:
         layer: Labels = self._viewer.add_labels(
@@ -220,14 +215,44 @@ class SessionLayers:
 
     # ------------------------------------------------------------------ points
 
+    def points(self, role: Role) -> Points:
+        """Find the seeds, contacts or notes, or add a layer for them."""
+        found: Points | None = self.find(role)
+        if found is not None:
+            return found
+        what, settings = self._about_points(role)
+        layer: Points = self._viewer.add_points(
+            ndim=3,
+            name=f"{self._name} {what}",
+            metadata=tag(role, self._key),
+            blending="translucent_no_depth",
+            **settings,
+            **self._placement.for_axes(3),
+        )
+        layer.editable = False
+        return self._new(layer)
+
+    def _about_points(self, role: Role) -> tuple[str, dict[str, Any]]:
+        width = self.fragments.shape[2]
+        if role == "proofread_seeds":
+            return "seeds", {
+                "size": max(7, width / 60), "border_color": "white", "border_width": 0.15
+            }  # fmt: skip
+        if role == "proofread_contacts":
+            return "contacts", {
+                "size": max(3, width / 150), "symbol": "diamond", "border_width": 0.1
+            }  # fmt: skip
+        text = {"string": "{text}", "color": "yellow", "anchor": "upper_left", "size": 9}
+        features = {"text": np.zeros(0, object)}
+        return "notes", {
+            "size": max(5, width / 100), "symbol": "square", "text": text, "features": features
+        }  # fmt: skip
+
     def show_seeds(self, seeds: Mapping[Any, Sequence[tuple[int, ...]]]) -> None:
         """Show the seeds of a cut, red and blue."""
         places = [voxel for colour in _SEED_COLOURS for voxel in seeds.get(colour, ())]
         colours = [_SEED_COLOURS[c] for c in _SEED_COLOURS for _ in seeds.get(c, ())]
-        self._show_points(
-            "proofread_seeds", "seeds", np.array(places, float).reshape(-1, 3), colours,
-            size=max(7, self.fragments.shape[2] / 60), border_color="white", border_width=0.15,
-        )  # fmt: skip
+        self._put("proofread_seeds", np.array(places, float).reshape(-1, 3), colours)
 
     def show_contacts(
         self,
@@ -236,57 +261,43 @@ class SessionLayers:
         area: npt.NDArray[np.uint32],
     ) -> None:
         """Show places of contacts, bright where the affinity is high."""
-        known = np.isfinite(position).all(axis=1)
-        chosen = np.flatnonzero(known)
+        chosen = np.flatnonzero(np.isfinite(position).all(axis=1))
         if len(chosen) > _MOST_CONTACTS:
             chosen = chosen[np.argpartition(-area[chosen].astype(np.int64), _MOST_CONTACTS)]
             chosen = chosen[:_MOST_CONTACTS]
         bright = np.clip(affinity[chosen], 0, 1)
         colours = np.stack([0.3 + 0.7 * bright, bright, 0.1 + 0 * bright, 1 + 0 * bright], axis=1)
-        self._show_points(
-            "proofread_contacts", "contacts", position[chosen], colours,
-            size=max(3, self.fragments.shape[2] / 150), symbol="diamond", border_width=0.1,
-        )  # fmt: skip
+        self._put("proofread_contacts", position[chosen], colours)
 
     def show_notes(self, places: Sequence[tuple[float, ...]], texts: Sequence[str]) -> None:
         """Show notes where they were made."""
-        text = {"string": "{text}", "color": "yellow", "anchor": "upper_left", "size": 9}
-        self._show_points(
-            "proofread_notes", "notes", np.array(places, float).reshape(-1, 3),
-            ["yellow"] * len(places), {"text": np.array(texts, object)},
-            size=max(5, self.fragments.shape[2] / 100), symbol="square", text=text,
-        )  # fmt: skip
+        self._put(
+            "proofread_notes",
+            np.array(places, float).reshape(-1, 3),
+            ["yellow"] * len(places),
+            {"text": np.array(texts, object)},
+        )
 
-    def _show_points(
+    def _put(
         self,
         role: Role,
-        what: str,
         places: npt.NDArray[Any],
         colours: Any,
         features: dict[str, Any] | None = None,
-        **settings: Any,
     ) -> None:
-        layer: Points | None = self.find(role)
-        if layer is None:
-            if not len(places):
-                return
-            layer = self._viewer.add_points(
-                ndim=3,
-                name=f"{self._name} {what}",
-                metadata=tag(role, self._key),
-                features=None if features is None else {n: v[:0] for n, v in features.items()},
-                blending="translucent_no_depth",
-                **settings,
-                **self._placement.for_axes(3),
-            )
-            self._new(layer)
+        found: Points | None = self.find(role)
+        if not len(places) and (found is None or not len(found.data)):
+            return
+        layer = self.points(role)
         layer.data = places
         if features is not None:
             layer.features = features
         if len(places):
             layer.face_color = colours
-        layer.selected_data = set()
-        layer.editable = False  # new data have set it
+        if layer.selected_data:
+            layer.selected_data = set()
+        if layer.editable:
+            layer.editable = False  # new data have set it
 
     def _new(self, layer: Any) -> Any:
         """Keep the layer of the segments the one that the person works with."""

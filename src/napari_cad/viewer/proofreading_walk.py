@@ -202,6 +202,8 @@ class QuestionWalk:
             one = np.ones(1, np.float32)
             owner.layers.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
+            if self.progress is None:
+                owner.recount()
 
     def _place(self, found: Question | End) -> tuple[float, ...]:
         """Where it is; parts of a label that do not touch have no place, but a middle."""

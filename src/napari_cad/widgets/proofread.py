@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
+    QApplication,
     QComboBox,
     QLabel,
     QProgressBar,
@@ -170,6 +171,8 @@ class ProofreadWidget(Column):
         for buttons in (self.editing, self.asking, self.changing, self.painting):
             buttons.pressed.connect(self.run)
         self.kind.currentIndexChanged.connect(self._on_kind)
+        for combo in (self.kind, self.target):
+            combo.activated.connect(self._leave_keys_to_viewer)
         self._throttle, self._commit = QTimer(self), QTimer(self)
         for timer, interval in ((self._throttle, _THROTTLE), (self._commit, _AT_REST)):
             timer.setSingleShot(True)
@@ -243,6 +246,13 @@ class ProofreadWidget(Column):
             self.status.warn(message)
         self._show_session()
         self._on_changed()
+        self._leave_keys_to_viewer()
+
+    def _leave_keys_to_viewer(self) -> None:
+        """Let no part of this dock take letters, which are keys of the session."""
+        focused = QApplication.focusWidget()
+        if focused is not None and self.isAncestorOf(focused):
+            focused.clearFocus()
 
     def _on_failed(self, text: str, details: str) -> None:
         self.status.failed(text, details)
