@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -281,3 +282,15 @@ def test_affinities_near_0_or_1_everywhere_are_warned_of_once(level):
 
 def test_agglomerating_again_does_nothing(finished):
     agglomerate(finished, "median")
+
+
+def test_another_augmentation_is_another_run(volume, checkpoint, config, tmp_path):
+    augmented = replace(config, augmentation="order")
+    list(segment_volume(volume, checkpoint, config, tmp_path / "plain.zarr"))
+    list(segment_volume(volume, checkpoint, augmented, tmp_path / "augmented.zarr"))
+
+    assert SegmentationStore.open(tmp_path / "augmented.zarr").config.augmentation == "order"
+    with pytest.raises(
+        StoreMismatchError, match="augmentation: the store has None, this run 'order'"
+    ):
+        list(segment_volume(volume, checkpoint, augmented, tmp_path / "plain.zarr"))

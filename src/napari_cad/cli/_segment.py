@@ -125,6 +125,14 @@ def segment(
             rich_help_panel=_FIT,
         ),
     ] = 1.0,
+    augment: Annotated[
+        str,
+        typer.Option(
+            help="Average several views of each pair: order (2 times the time), flips (4), "
+            "dihedral (8), all (16), or none.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "none",
     device: Annotated[
         str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.", rich_help_panel=_RUN)
     ] = "auto",
@@ -177,6 +185,7 @@ def segment(
         inference=InferenceConfig(device=device, precision=precision, tile=tile, batch=batch),
         workers=workers,
         fit=FitConfig(adapt=adapt, smooth=smooth, rescale=rescale),
+        augmentation=augment,
     )
     store = output or Path(f"{opened.name}-{Path(checkpoint).stem}.zarr")
     try:

@@ -18,6 +18,7 @@ from napari_cad.core.tiling import ALIGNMENT
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+AUGMENTATIONS = ("none", "order", "flips", "dihedral", "all")
 
 
 class _Config:
@@ -220,6 +221,15 @@ class SegmentationConfig(_Config):
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     fragments: FragmentConfig = field(default_factory=FragmentConfig)
     agglomeration: AgglomerationConfig = field(default_factory=AgglomerationConfig)
+    augmentation: str = field(
+        default="none",
+        kw_only=True,
+        metadata={
+            "help": "Average the affinities of several views of each pair of sections: order "
+            "(from above and below, 2 times the time), flips (4), dihedral (8) or all (16).",
+            "choices": AUGMENTATIONS,
+        },
+    )
     workers: int | None = field(
         default=None,
         metadata={
@@ -238,6 +248,7 @@ class SegmentationConfig(_Config):
             "inference": self.inference.to_json(),
             "fragments": self.fragments.to_json(),
             "agglomeration": self.agglomeration.to_json(),
+            "augmentation": self.augmentation,
             "workers": self.workers,
         }
 

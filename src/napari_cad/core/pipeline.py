@@ -101,6 +101,7 @@ def segment_volume(
     started = time.monotonic()
     # these import torch
     from napari_cad.core.adaptation import adapt
+    from napari_cad.core.augmented import AugmentedPredictor
     from napari_cad.core.inference import AffinityPredictor, pick_device
     from napari_cad.core.preprocessing import Preprocessing
 
@@ -132,7 +133,8 @@ def segment_volume(
         missing = [int(z) for z in np.flatnonzero(~store.sections_done("affinities"))]
         fragments = _FragmentStage(store, executor, config)
         check = _PlausibilityCheck()
-        for section in predictor.predict(volume, preprocessing, missing):
+        augmented = AugmentedPredictor(predictor, config.augmentation)
+        for section in augmented.predict(volume, preprocessing, missing):
             store.write_affinities(section.z, section.affinities)
             done += 1
             yield SectionDone("affinities", section.z, done, volume.n_sections)
@@ -142,7 +144,7 @@ def segment_volume(
             yield from fragments.advance(section.z)
         yield from fragments.finish()
     # agglomeration takes memory in another process
-    del predictor, network, fragments
+    del predictor, augmented, network, fragments
     give_memory_back()
 
     yield StageStarted("agglomeration", 1)

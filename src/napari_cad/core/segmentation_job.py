@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
     from napari_cad.core.events import Event
     from napari_cad.core.intensity import IntensityMapping
+    from napari_cad.core.teacher import TeacherMetadata
     from napari_cad.core.volume import EMVolume
 
 #: How far voxel sizes may differ before a warning, as a ratio.
@@ -54,6 +55,8 @@ class SegmentationOptions:
         How the student is fitted to the stack; by default not at all.
     workers : int, optional
         See `SegmentationConfig`.
+    augmentation : str
+        Views of each pair that are averaged; see `napari_cad.core.augmented`.
     """
 
     intensity: IntensityMapping | None = None
@@ -64,6 +67,7 @@ class SegmentationOptions:
     workers: int | None = None
     fit: FitConfig = field(default_factory=FitConfig)
     absorb: int = 0
+    augmentation: str = "none"
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -84,10 +88,13 @@ class SegmentationOptions:
             ),
             workers=self.workers,
             fit=self.fit,
+            augmentation=self.augmentation,
         )
 
 
-def default_intensity(volume: EMVolume, checkpoint: CheckpointMetadata) -> IntensityMapping:
+def default_intensity(
+    volume: EMVolume, checkpoint: CheckpointMetadata | TeacherMetadata
+) -> IntensityMapping:
     """Choose the intensity mapping where the person does not.
 
     The checkpoint's own for uint8, whose range means something. Wider types seldom use their
