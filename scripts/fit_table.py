@@ -196,15 +196,15 @@ def report(stack: str, rows: list[Row]) -> list[str]:
     upright = [row for row in rows if not row.checkpoint.endswith("inv")]
     agreements = [row.agreement for row in upright]
     picked = max(upright, key=lambda row: row.agreement)
-    lines = [f"### {about.title}", "", f"{len(upright)} settings."]
+    lines = [f"### {about.title}", "", f"{len(upright)} settings.", ""]
     for crop, values in (
-        ("On the first crop", [row.voi for row in upright]),
-        ("On the second", [row.check for row in upright]),
+        ("first crop", [row.voi for row in upright]),
+        ("second crop", [row.check for row in upright]),
     ):
         best = upright[int(np.argmin(values))]
         mine = values[upright.index(picked)]
         lines.append(
-            f"{crop}: rank correlation of agreement and VOI "
+            f"- {crop}: rank correlation of agreement and VOI "
             f"**{-spearmanr(agreements, values)[0]:.2f}** (Spearman, sign turned); suggested among "
             f"all {picked.checkpoint}, "
             f"{words(picked.setting)}, VOI **{mine:.2f}**; best {best.checkpoint}, "

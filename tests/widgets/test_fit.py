@@ -249,7 +249,7 @@ def test_suggestions_are_ranked_and_the_best_is_shown(pretended, qtbot):
     table = widget.suggestions.table
     assert table.model.rowCount() == 8
     assert table.model.data(table.model.index(0, 0)) == "0.800"
-    assert table.model.data(table.model.index(0, 1)) == "two"
+    assert table.model.data(table.model.index(0, 5)) == "two"
     assert "8 settings" in widget.suggestions.status.line.text()
     assert widget.checkpoint.value() == "two.safetensors"
     assert widget.form.value() == ChosenFit(FitConfig(adapt=1.0))
@@ -262,7 +262,7 @@ def test_a_click_on_a_row_shows_its_setting(pretended, qtbot):
     suggest(qtbot, widget)
     wait_for(qtbot, viewer, [2, 100, 0])
     table = widget.suggestions.table
-    table.view.sortByColumn(3, Qt.SortOrder.DescendingOrder)  # the smoothest first
+    table.view.sortByColumn(2, Qt.SortOrder.DescendingOrder)  # the smoothest first
     table.view.selectRow(0)
     assert widget.form.value().fit == FitConfig(adapt=1.0, smooth=2.0)
     wait_for(qtbot, viewer, [2, 100, 20])

@@ -185,10 +185,9 @@ class FitPreview(QWidget):
         if box is None:
             self.line.setText("Draw a rectangle over the image.")
             return
-        if self._last is None:
-            self.line.setText("Loading the network…")
         wanted = WantedPreview(self._number, z, *box, checkpoint, chosen.intensity, chosen.fit)
         if wanted != self._last:
+            self.line.setText("Loading the network…" if self._last is None else f"Section {z}…")
             self._number += 1
             self._last = WantedPreview(
                 self._number, z, *box, checkpoint, chosen.intensity, chosen.fit

@@ -48,11 +48,11 @@ _COLUMNS = {
         "How well the student agrees with itself on the stack turned upside down: 0 to 1, higher "
         "is better. It needs no labels."
     ),
-    "checkpoint": "The student.",
     "adapt": "Strength of the adaptation.",
     "smooth": "Gaussian, in voxels.",
     "rescale": "In-plane factor.",
     "polarity": "Whether black and white are exchanged.",
+    "checkpoint": "The student.",
 }
 
 #: Lines of the list of checkpoints, and of the table, that are shown without scrolling.
@@ -262,13 +262,19 @@ class SuggestPanel(QWidget):
         self.table.set_columns(
             [
                 np.array([result.agreement for result in self.results], float),
-                np.array([short_name(s.checkpoint) for s in settings], object),
                 np.array([s.fit.adapt for s in settings], float),
                 np.array([s.fit.smooth for s in settings], float),
                 np.array([s.fit.rescale for s in settings], float),
                 np.array([s.intensity.invert for s in settings], bool),
+                np.array([short_name(s.checkpoint) for s in settings], object),
             ]
         )
+        # there is little room, so what is the same in all lines is not shown
+        for name, values in (
+            ("rescale", {s.fit.rescale for s in settings}),
+            ("polarity", {s.intensity.invert for s in settings}),
+        ):
+            self.table.view.setColumnHidden(list(_COLUMNS).index(name), len(values) < 2)
 
     def _show_running(self, running: bool) -> None:
         self.suggest_button.setEnabled(not running)
