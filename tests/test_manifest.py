@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,33 @@ def test_plugin_opens_without_torch() -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.md"])
+def test_the_pages_name_all_widgets_in_the_order_of_work(
+    manifest: PluginManifest, page: str
+) -> None:
+    text = (MANIFEST.parents[2] / page).read_text(encoding="utf-8")
+    text = text[text.index("| widget |") :]
+    places = [text.find(widget.display_name) for widget in manifest.contributions.widgets]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    root = MANIFEST.parents[2]
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_widgets_stand_in_the_layers_menus(manifest: PluginManifest) -> None:
+    placed = {item.command for items in manifest.contributions.menus.values() for item in items}
+    assert {widget.command for widget in manifest.contributions.widgets} <= placed
+
+
+def test_commands_say_what_they_do(manifest: PluginManifest) -> None:
+    titles = [command.title for command in manifest.contributions.commands]
+    assert len(set(titles)) == len(titles)
+    assert all(title[0].isupper() or title[0].isdigit() for title in titles)
