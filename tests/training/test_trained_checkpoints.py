@@ -70,3 +70,23 @@ def test_the_reference_of_the_settings_is_that_of_the_code():
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
+
+
+def test_what_proofreading_saves_is_learned_from(run, tmp_path):
+    from napari_cad.core.volume import EMVolume
+    from napari_cad.proofreading.training_data import UNLABELLED, write_training_data
+    from napari_cad.training.fine_tune import fine_tune, read_truth
+    from napari_cad.training.fine_tune_config import Compared, FineTuneConfig
+
+    volume = make_volume()
+    labels = np.where(volume.labels.data > 12, volume.labels.data, UNLABELLED).astype(np.uint32)
+    folder = tmp_path / "saved"
+    list(write_training_data(folder, volume.image, EMVolume(labels), sections=[2, 3]))
+    truth = read_truth(folder)
+    assert truth.image.shape == truth.labels.shape == (4, 48, 48)
+    assert truth.image.voxel_size == (30, 6, 6)
+    assert (truth.complete, truth.unlabelled, truth.labelled) == (True, UNLABELLED, (1, 2))
+    settings = FineTuneConfig(steps=1, patch=32, batch=2)
+    student = str(run / "last.safetensors")
+    events = list(fine_tune(str(folder), student, str(tmp_path / "run"), settings, device="cpu"))
+    assert [e.step for e in events if isinstance(e, Compared)] == [0, 1]
