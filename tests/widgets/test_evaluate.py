@@ -57,6 +57,11 @@ def evaluate(widget, qtbot):
     assert widget.runner.running, widget.status.line.text()
     qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
     assert not widget.status.details.toPlainText(), widget.status.details.toPlainText()
+    wait_for_layers(widget, qtbot)
+
+
+def wait_for_layers(widget, qtbot):
+    qtbot.waitUntil(lambda: not widget._turns.busy, timeout=PATIENCE)
 
 
 def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
@@ -168,6 +173,7 @@ def test_which_arrows_are_shown(ready, qtbot):
     n_layers = len(viewer.layers)
     viewer.layers.remove(layers.arrows)
     widget.arrows.setValue(51)
+    wait_for_layers(widget, qtbot)
     assert len(viewer.layers) == n_layers
 
 

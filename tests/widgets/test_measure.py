@@ -81,7 +81,7 @@ def test_segments_contacts_meshes_and_files(docked_measure, show_run, run, qtbot
     widget.mesh_button.click()
     qtbot.waitUntil(lambda: widget.meshes.surface is not None, timeout=PATIENCE)
     assert widget.meshes.ids == tuple(chosen)
-    assert viewer.dims.ndisplay == 3
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=PATIENCE)
     viewer.layers.remove(segments)
     assert widget.segments.model.rowCount() == 0
     assert not widget.runner.running

@@ -30,7 +30,12 @@ def test_show_clear_and_export(docked_meshes, show_run, qtbot, tmp_path):
     assert widget.status.line.text() == (
         "2 segments in 3D, 1 are not there or too small for this detail."
     )
-    assert viewer.dims.ndisplay == 3
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=PATIENCE)
+    assert not segments.visible  # it would have been read as a whole
+    qtbot.waitUntil(lambda: widget.meshes.surface.visible, timeout=PATIENCE)
+    viewer.dims.ndisplay = 2
+    assert segments.visible
+    assert not widget.meshes.surface.visible  # of which single triangles would be seen
     assert widget.meshes.surface.name == "stack segments meshes"
     widget.clear_button.click()
     assert widget.meshes.surface is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject
 
+from napari_cad.viewer.layers import role_of
 from napari_cad.viewer.turns import Turns
 
 if TYPE_CHECKING:
@@ -45,9 +46,14 @@ class In3D(QObject):
 
     def _turn(self) -> None:
         self._viewer.dims.ndisplay = 3
+        self._viewer.reset_view()  # wherever the section was looked at from
 
     def _on_ndisplay(self) -> None:
-        if self._viewer.dims.ndisplay == 2:
+        in_3d = self._viewer.dims.ndisplay == 3
+        for layer in self._viewer.layers:
+            if role_of(layer) == "meshes":  # in 2D nothing but single triangles would be seen
+                layer.visible = in_3d
+        if not in_3d:
             hidden, self._hidden = self._hidden, []
             for layer in hidden:
                 if layer in self._viewer.layers:

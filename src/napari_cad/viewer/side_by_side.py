@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_cad.viewer.embedding_layers import grid_of
-from napari_cad.viewer.layers import METADATA_KEY, Placement
+from napari_cad.viewer.layers import METADATA_KEY, Placement, role_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +61,12 @@ class SideBySide:
             layers.move(layers.index(layer), place)
         for layer in list(layers)[longest * len(cells) :]:
             layer.visible = False
+        in_2d = self._viewer.dims.ndisplay == 2
+        for layer in (layer for group in (*below, *groups) for layer in group):
+            # in 3D volumes would hide surfaces, and all of them would be read; of surfaces nothing
+            # but single triangles is seen in 2D
+            volume, surface = isinstance(layer, (Image, Labels)), role_of(layer) == "meshes"
+            layer.visible = (in_2d or not volume) and not (in_2d and surface)
         grid = grid_of(self._viewer)
         grid.stride = longest
         grid.shape = (1, len(cells))

@@ -57,6 +57,7 @@ class ErrorViews(QObject):
         self._side_by_side = SideBySide(viewer)
         self._in_3d = In3D(viewer, self)
         self._evaluations: list[Evaluation] = []
+        viewer.dims.events.ndisplay.connect(self._show_again)
 
     @property
     def beside(self) -> bool:
@@ -117,7 +118,11 @@ class ErrorViews(QObject):
     def _on_shown(self, n: int) -> None:
         if n:
             self._in_3d.enter()
+        self._show_again()
+        self.shown.emit(n)
+
+    def _show_again(self) -> None:
+        """Take surfaces that have come, or another number of dimensions, into account."""
         if self.beside:
             there = self._viewer.layers
             self.show_side_by_side([e for e in self._evaluations if e.layer in there])
-        self.shown.emit(n)
