@@ -4,7 +4,9 @@ The oracle answers the questions of the uncertain-edge queue one after the other
 two sides, as a person sees them, lie mostly in the same neurite, «no» where they do not. Where a
 «no» is about an edge inside a segment it cuts as a person would: it places a seed on either side of
 the contact, looks at the preview, and adds a seed where the largest piece is on the wrong side, a
-few times. Questions that the queue does not ask stay unanswered.
+few times. A cut that would then still put more of the two neurites on the wrong side than no cut at
+all it does not make, and postpones the question. Questions that the queue does not ask stay
+unanswered.
 
 The same with the same questions in random order, several times, is what the queue has to beat. An
 answer counts as an edit, whether or not it changes anything: the person has looked.
@@ -37,6 +39,8 @@ from napari_cad.proofreading.source import ProofreadingSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from napari_cad.proofreading.cut import CutPreview
 
 #: Seeds that are added to a cut before it is made as it is.
 MAX_CORRECTIONS = 6
@@ -117,7 +121,23 @@ class Oracle:
             seeds.append(fragment)
             preview = session.preview_cut(red, blue)
         self.n_seeds += len(red) + len(blue)
-        questions.reject_by(session, question.edge, preview)
+        if self._harms(preview, neurites):
+            questions.postpone(session, question.edge)
+        else:
+            questions.reject_by(session, question.edge, preview)
+
+    def _harms(self, preview: CutPreview, neurites: tuple[int, int]) -> bool:
+        """Whether more voxels of two neurites are on the wrong side of a cut than without it.
+
+        Without it, the smaller one of them is wholly on the wrong side: in the other's segment.
+        """
+        inside = np.array(
+            [
+                [self._sizes[side[self._neurite[side] == neurite]].sum() for neurite in neurites]
+                for side in (preview.red, preview.blue)
+            ]
+        )
+        return bool(inside[0, 1] + inside[1, 0] > inside.sum(axis=0).min())
 
     def _neurite_of(self, side: np.ndarray) -> int:
         """Find the neurite that most of some fragments lies in, 0 if none of it is labelled."""
