@@ -108,6 +108,25 @@ def test_options_win_over_the_file(napari_cad, files, tmp_path):
     assert config.data.patch == (2, 16, 32)  # of the file
 
 
+def test_folders_of_training_data(napari_cad, files, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "volume.toml").write_text(
+            f"image = '{files / 'image.npy'}'\nlabels = '{files / 'labels.npy'}'\n"
+            "labelled_sections = [1, 2]\n"
+        )
+    code, _, _ = napari_cad(
+        "train", "--config", files / "train.toml", "-o", tmp_path / "run", "--steps", "1",
+        "--folder", tmp_path / "a", "--folder", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0
+    volumes = RunFolder(tmp_path / "run").read_config().data.volumes
+    assert [volume.labelled_sections for volume in volumes] == [(1, 2), (1, 2)]
+    code, _, err = napari_cad("train", "--folder", tmp_path)
+    assert code == 1
+    assert "is no folder of training data" in err
+
+
 def test_distil_from_a_given_teacher_and_fine_tune(napari_cad, files, tmp_path):
     base = ("train", "--config", files / "train.toml", "--steps", "1")
     assert napari_cad(*base, "-o", tmp_path / "a", "--teacher", "new",

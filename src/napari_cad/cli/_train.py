@@ -52,6 +52,15 @@ def train(
             metavar="VOLUME", help="Its labels, of the same shape.", rich_help_panel=_DATA
         ),
     ] = None,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            help="A folder of training data, as the Proofread widget saves it; give several.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     sections: Annotated[
         str | None,
         typer.Option(
@@ -144,7 +153,10 @@ def train(
 
         torch.set_num_threads(threads)
     if resume is not None:
-        given = (config, output, image, labels, sections, validation_sections, checkpoint, teacher)
+        given = (
+            *(config, output, image, labels, folder, sections, validation_sections),
+            *(checkpoint, teacher),
+        )
         if any(value is not None for value in given) or sparse or frozen or settings:
             raise typer.BadParameter(
                 "a run goes on with the settings it has; only --steps, --minutes, --device and "
@@ -156,6 +168,7 @@ def train(
         changes = _options(
             image, labels, sections, validation_sections, sparse, checkpoint, teacher, frozen
         )
+        _add_folders(changes, folder or [])
         for name, value in (("steps", steps), ("device", device)):
             if value is not None:
                 changes[name] = value
@@ -207,6 +220,16 @@ def _options(
     if frozen:
         _set(changes, "teacher.frozen", True)
     return changes
+
+
+def _add_folders(changes: dict[str, Any], folders: list[str]) -> None:
+    """Learn from folders of training data too, beside the image and the labels of the options."""
+    from napari_cad.training.data_config import VolumeConfig
+
+    if folders:
+        given = changes.get("data", {}).get("volumes", [])
+        read = [VolumeConfig.from_folder(folder).to_json() for folder in folders]
+        _set(changes, "data.volumes", [*given, *read])
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:
