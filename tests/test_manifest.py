@@ -133,3 +133,11 @@ def test_commands_say_what_they_do(manifest: PluginManifest) -> None:
     titles = [command.title for command in manifest.contributions.commands]
     assert len(set(titles)) == len(titles)
     assert all(title[0].isupper() or title[0].isdigit() for title in titles)
+
+
+def test_the_cheat_sheet_lists_every_action_with_its_key() -> None:
+    page = (MANIFEST.parents[2] / "docs" / "proofread.md").read_text(encoding="utf-8")
+
+    for action in ACTIONS:
+        key = action.key.replace("Control", "Ctrl")
+        assert f"| {key} | {action.title} | {action.help} |" in page
