@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the picture of docs/training.md: the real window, with the synthetic sample.
 
-    python scripts/picture_training.py [--output docs/images] [--steps 100]
+    python scripts/picture_training.py [--output docs/images] [--steps 20]
 
 The embedded checkpoint is fine-tuned on the labels of a synthetic stack, of which the last fifth
 is kept out. Without a display it runs itself on a virtual screen. It takes some minutes.
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from make_pictures import ROOT, SCREEN
 
-WINDOW = (1400, 900)
-SHAPE, SEED = (15, 256, 256), 3
+WINDOW = (1500, 950)
+SHAPE, SEED = (10, 192, 192), 3
 TIMEOUT = 1800.0
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     """Parse the command line and make the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     output = options.output.absolute()
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
@@ -62,7 +62,7 @@ def picture(folder: Path, output: Path, steps: int) -> Path:
     viewer.add_labels(labels, name="labels", opacity=0.4, **place)
     _, widget = viewer.window.add_plugin_dock_widget("napari-cad", "Train")
     widget.settings.set_values(steps=steps)
-    widget.advanced.set_values(patch=128, every=max(1, steps // 4))
+    widget.advanced.set_values(patch=64, batch=2, every=max(1, steps // 2))
     run = str(folder / "synthetic-EM_default")
     widget.output.path.setText(run)
     widget.output.path.textEdited.emit(run)
