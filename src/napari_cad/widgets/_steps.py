@@ -143,7 +143,7 @@ def _threshold_line(viewer: ViewerModel) -> str:
 
 def _evaluation_line(viewer: ViewerModel) -> str:
     has_truth = any(role_of(layer) in ("truth", "labels") for layer in viewer.layers)
-    return _READY if has_truth else "ready to measure and export; scores need a truth layer"
+    return _READY if has_truth else "ready; scores need a truth layer"
 
 
 def _segments(viewer: ViewerModel) -> list[Layer]:
