@@ -218,8 +218,8 @@ def drive(stack: EMVolume, truth: EMVolume, run: Path, options: argparse.Namespa
         segment.output.path.setText(str(run.parent / "predicted.zarr"))
         phases.run("predict", segment.run, lambda: not segment.runner.running)
         print("   ", segment.status.line.text())
-        for layer in [layer for layer in viewer.layers if layer.name != "stack"]:
-            viewer.layers.remove(layer)
+        for layer in viewer.layers:
+            layer.visible = layer.name == "stack"
 
     def open_run() -> None:
         for data, settings, kind in read_store(run)[-2:]:

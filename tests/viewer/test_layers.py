@@ -57,6 +57,21 @@ def as_zarr(array, chunks):
     return zarr.array(array, chunks=chunks)
 
 
+def test_the_section_on_screen_is_read_once_for_all_luts():
+    fragments = np.arange(24, dtype=np.uint32).reshape(3, 2, 4)
+    lut, other = np.arange(24), np.arange(24)[::-1].copy()
+    other[[0, 23]] = 0
+    stored = as_zarr(fragments, (1, 2, 4))
+    labels = LutLabels(stored, lut)
+    np.testing.assert_array_equal(labels[1], fragments[1])
+    stored[1] = 0  # nobody does that to a finished run: it shows that nobody looks
+    labels.set_lut(other)
+    np.testing.assert_array_equal(labels[1], other[fragments[1]])
+    np.testing.assert_array_equal(labels[1, 1:, ::2], other[fragments[1, 1:, ::2]])
+    np.testing.assert_array_equal(labels[2], other[fragments[2]])
+    assert not labels[1].any()  # another section has taken its place
+
+
 KEYS = [
     2,
     -1,

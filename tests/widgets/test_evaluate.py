@@ -354,9 +354,13 @@ def test_two_segmentations_side_by_side_in_3d(ready, qtbot, run):
         lambda: all(find_layer(viewer, "meshes", key) for key in (str(run.path), "other")),
         timeout=PATIENCE,
     )
-    cells = [list(viewer.layers)[i : i + grid.stride] for i in (0, grid.stride)]
-    assert find_layer(viewer, "meshes", str(run.path)) in cells[0]
-    assert find_layer(viewer, "meshes", "other") in cells[1]
+
+    def surfaces_are_in_their_cells():
+        cells = [list(viewer.layers)[i : i + grid.stride] for i in (0, grid.stride)]
+        keys = (str(run.path), "other")
+        return all(find_layer(viewer, "meshes", k) in c for k, c in zip(keys, cells, strict=True))
+
+    qtbot.waitUntil(surfaces_are_in_their_cells, timeout=PATIENCE)
     widget.beside_button.click()
     assert not grid.enabled
     assert {layer: layer.visible for layer in before} == before
