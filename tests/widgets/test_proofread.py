@@ -225,9 +225,9 @@ def test_questions_are_walked_through_by_keys(desk, qtbot):
     qtbot.waitUntil(lambda: proofreader.walk.progress[0] < total)
     from napari_cad.viewer.state import state_of
 
-    report = state_of(desk.viewer).report_of("proofread")
-    assert report.text == proofreader.line()
-    assert report.run == proofreader.run_path
+    state = state_of(desk.viewer)
+    qtbot.waitUntil(lambda: state.report_of("proofread").text == proofreader.line())
+    assert state.report_of("proofread").run == proofreader.run_path
     desk.key(Qt.Key.Key_Escape)
     assert proofreader.walk.current is None
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds after which what is not urgent follows an edit: contacts, counts, the dock.
 _LATER = 30
+#: Milliseconds of rest after which the questions that are left are counted.
+_AT_REST = 250
 
 
 class Proofreader(QObject):
@@ -108,7 +110,6 @@ class Proofreader(QObject):
         self.picked: Picked | None = None
         self.contacts_shown = False
         self._stale_contacts = False
-        self._stale_count = False
         self._is_over = False
         self._depth = 0
         self._dirty = False
@@ -128,6 +129,10 @@ class Proofreader(QObject):
         self._later.setSingleShot(True)
         self._later.setInterval(_LATER)
         self._later.timeout.connect(self._follow_later)
+        self._counting = QTimer(self)
+        self._counting.setSingleShot(True)
+        self._counting.setInterval(_AT_REST)
+        self._counting.timeout.connect(self._count)
         self.destroyed.connect(_Closing(session, self.patience))
 
         self.keys.bind(self.viewer)
@@ -270,8 +275,7 @@ class Proofreader(QObject):
 
     def recount(self) -> None:
         """Count what is left to be asked, in a moment."""
-        self._stale_count = True
-        self._later.start()
+        self._counting.start()
 
     def want_contacts(self, shown: bool) -> None:
         """Show the contacts of what is selected from now on, or no more."""
@@ -334,8 +338,15 @@ class Proofreader(QObject):
         self.redraw()
 
     def _on_history(self) -> None:
-        self._stale_count = True
+        self._counting.start()
         self.redraw()  # what is verified is marked
+
+    def _count(self) -> None:
+        if self.patience.busy:
+            self._counting.start()
+            return
+        self.walk.count()
+        self._follow_soon()
 
     def _follow_soon(self) -> None:
         self._later.start()
@@ -346,9 +357,6 @@ class Proofreader(QObject):
         if self._stale_contacts and not self.split_mode.active:
             self._stale_contacts = False
             self._show_contacts()
-        if self._stale_count and not self.patience.busy:
-            self._stale_count = False
-            self.walk.count()
         state_of(self.viewer).report("proofread", self.line(), run=self.run_path)
         self.changed.emit()
 
@@ -384,6 +392,7 @@ class Proofreader(QObject):
         self._is_over = True
         self._turns.forget()
         self._later.stop()
+        self._counting.stop()
         self.viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self.session.segments_changed.disconnect(self._on_segments)
         self.session.history_changed.disconnect(self._on_history)

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app_model.types import KeyCode
 from napari.settings import get_settings
 from napari.utils.key_bindings import coerce_keybinding
 
@@ -171,13 +172,13 @@ def plain_key(key: str) -> str:
     last = {"return": "Enter", "esc": "Escape"}.get(last.lower(), last)
     plain = "-".join([*(m for m in order if m in found), last[:1].upper() + last[1:]])
     unknown = KeyChoiceError(f"there is no key {key!r}: write for example G, Shift-D or Control-Z")
-    if "" in found or not last:
+    if "" in found or not last or last.lower() in names:
         raise unknown
     try:
         binding = coerce_keybinding(plain)
     except (ValueError, KeyError, TypeError) as error:
         raise unknown from error
-    if not str(binding.part0.key):
+    if binding.part0.key in (None, KeyCode.UNKNOWN):
         raise unknown
     return plain
 

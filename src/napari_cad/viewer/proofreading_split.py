@@ -121,9 +121,9 @@ class SplitMode:
         self.preview = None
         seeds = self.seeds
         self._owner.layers.show_seeds(seeds)
-        self._owner.forget_contacts()
         if not (seeds["red"] and seeds["blue"]):
             self._owner.patience.cancel()
+            self._owner.forget_contacts()
             self._owner.redraw()
             return
         session = self._owner.session
@@ -173,7 +173,11 @@ class SplitMode:
         if not self.active:
             return
         with self._owner.reporting("split"):
-            preview: CutPreview = future.result()
+            try:
+                preview: CutPreview = future.result()
+            except ProofreadingError:
+                self._owner.forget_contacts()
+                raise
             self.preview = preview
             area = np.ones(len(preview.edges), np.uint32)
             self._owner.layers.show_contacts(preview.position, area.astype(np.float32), area)

@@ -55,6 +55,7 @@ class QuestionWalk:
         self.current: Question | End | None = None
         self.progress: tuple[int, int] | None = None
         self._queue: UncertaintyQueue | None = None
+        self._threshold = 0.0  # that the queue was made for
         self._ends: list[End] = []
         self._at = -1
         self._confirmed = 0
@@ -143,7 +144,11 @@ class QuestionWalk:
                 left = len(self._ends) - self._confirmed
                 self.progress = (max(0, left), len(self._ends))
         elif self._queue is not None:
-            self.progress = self._queue.progress()
+            if self._threshold != self._owner.session.threshold:
+                # made anew, in a thread, when somebody asks for the next question
+                self._queue, self.progress = None, None
+            else:
+                self.progress = self._queue.progress()
 
     def line(self) -> str:
         """Say what is asked."""
@@ -177,7 +182,8 @@ class QuestionWalk:
                 return None
             self._at = at
             return self._ends[at]
-        if self._queue is None:
+        if self._queue is None or self._threshold != session.threshold:
+            self._threshold = session.threshold
             self._queue = UncertaintyQueue(session, kind=self.kind)
         return self._queue.next() if forward else self._queue.previous()
 

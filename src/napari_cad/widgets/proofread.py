@@ -282,7 +282,7 @@ class ProofreadWidget(Column):
             self.left.setRange(0, max(total, 1))
             self.left.setValue(total - left)
             self.left.setFormat(f"{left:,} of {total:,} left")
-        if not self.threshold.isSliderDown():
+        if not (self.threshold.isSliderDown() or self._commit.isActive()):
             self._put_threshold(proofreader.session.threshold)
         self.history.follow(proofreader.selection)
         self._show_enabled()
