@@ -13,7 +13,7 @@ from napari_cad.core.errors import ConfigError
 from napari_cad.core.network import StudentNetwork
 from napari_cad.training.run_folder import RunFolder
 from napari_cad.viewer.state import state_of
-from napari_cad.widgets._section_list import format_sections, parse_sections
+from napari_cad.widgets._section_list import parse_sections
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny import make_volume
@@ -198,15 +198,9 @@ def test_a_run_in_the_folder_is_not_overwritten(docked, sent, tmp_path):
 )
 def test_lists_of_sections(text, expected):
     assert parse_sections(text) == expected
-    if expected is not None:
-        assert parse_sections(format_sections(expected)) == expected
 
 
 @pytest.mark.parametrize("text", ["a", "3-1", "1-", "-2", "1.5"])
 def test_lists_of_sections_that_are_none(text):
     with pytest.raises(ConfigError):
         parse_sections(text)
-
-
-def test_sections_are_written_short():
-    assert format_sections([7, 0, 1, 2]) == "0-2, 7"

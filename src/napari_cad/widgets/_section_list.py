@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from napari_cad.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def parse_sections(text: str) -> tuple[int, ...] | None:
@@ -41,14 +37,3 @@ def parse_sections(text: str) -> tuple[int, ...] | None:
             raise ConfigError(f"The last section, {last}, lies before the first, {first}.")
         found.update(range(first, last + 1))
     return tuple(sorted(found)) or None
-
-
-def format_sections(sections: Sequence[int]) -> str:
-    """Write a list of sections so that `parse_sections` reads it."""
-    runs: list[list[int]] = []
-    for z in sorted(set(sections)):
-        if runs and z == runs[-1][1] + 1:
-            runs[-1][1] = z
-        else:
-            runs.append([z, z])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
