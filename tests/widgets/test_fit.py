@@ -50,7 +50,11 @@ def shown(viewer, key=KEY):
 
 
 def wait_for(qtbot, viewer, told, key=KEY):
-    qtbot.waitUntil(lambda: shown(viewer, key) == told, timeout=PATIENCE)
+    """Wait for a preview; the fragments are the last of its layers."""
+    qtbot.waitUntil(
+        lambda: shown(viewer, key) == told and find_layer(viewer, "fit_fragments", key) is not None,
+        timeout=PATIENCE,
+    )
 
 
 def go_live(qtbot, viewer, widget):
@@ -91,11 +95,13 @@ def test_the_preview_follows_the_settings_and_the_section(pretended, qtbot):
 def test_an_adapted_preview_is_rough_first(pretended, qtbot):
     viewer, widget = pretended
     go_live(qtbot, viewer, widget)
+    seen = []
+    widget.preview.server.reported.connect(
+        lambda _: seen.append((shown(viewer), "follow" in widget.preview.line.text()))
+    )
     widget.form.adapt.setValue(1)
-    wait_for(qtbot, viewer, [1, 50, 0])
-    assert "those of a run follow" in widget.preview.line.text()
-    wait_for(qtbot, viewer, [2, 100, 0])
-    assert "follow" not in widget.preview.line.text()
+    qtbot.waitUntil(lambda: len(seen) == 2, timeout=PATIENCE)
+    assert seen == [([1, 50, 0], True), ([2, 100, 0], False)]
 
 
 def test_late_answers_are_dropped(pretended, qtbot):
