@@ -70,6 +70,7 @@ def make_pictures(folder: Path, temporary: Path) -> None:
     viewer.window.resize(*WINDOW)
     _, workbench = viewer.window.add_plugin_dock_widget("napari-cad", "Workbench")
     workbench.panels[0].show_part(0).open_sample()
+    wait(lambda: len(viewer.layers) == 2)
     segment = workbench.panels[1].show_part(0)
     segment.device.set_values(device="cpu")
     segment.output.path.setText(str(temporary / "synthetic-EM_default.zarr"))

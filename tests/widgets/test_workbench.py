@@ -98,6 +98,20 @@ def test_widgets_are_made_when_they_are_first_opened(workbench, model):
     assert not workbench.panels[1].next_button.isEnabled()
 
 
+def test_the_sample_is_made_by_a_job_and_files_are_opened(workbench, model, qtbot, tmp_path):
+    panel = workbench.panels[0].show_part(0)
+    panel.sample_button.click()
+    assert not panel.sample_button.isEnabled()
+    qtbot.waitUntil(panel.sample_button.isEnabled, timeout=PATIENCE)
+    assert [layer.name for layer in model.layers] == ["synthetic EM", "truth"]
+    assert "16 sections of 384 × 384 voxels" in panel.about.text()
+    np.save(tmp_path / "mine.npy", GREY)
+    panel.open([str(tmp_path / "mine.npy")])
+    assert model.layers["mine"].data.shape == GREY.shape
+    panel.open([str(tmp_path / "nothing.xyz")])
+    assert "no image, stack or run" in panel.status.line.text()
+
+
 def test_every_part_exists(workbench, model, show_run):
     model.add_image(GREY, name="stack")
     show_run(model)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_cad.viewer.layers import Placement, tag
+
+if TYPE_CHECKING:
+    from napari_cad.core.synthetic import SyntheticEM
 
 
 def synthetic_sample() -> list[tuple[Any, dict[str, Any], str]]:
@@ -17,7 +20,11 @@ def synthetic_sample() -> list[tuple[Any, dict[str, Any], str]]:
     """
     from napari_cad.core.synthetic import sample_em
 
-    sample = sample_em()
+    return sample_layers(sample_em())
+
+
+def sample_layers(sample: SyntheticEM) -> list[tuple[Any, dict[str, Any], str]]:
+    """Make LayerData of the sample; see `synthetic_sample`."""
     placed = Placement.of_volume(sample.voxel_size).for_axes(3)
     image = {"name": "synthetic EM", "metadata": tag("image"), **placed}
     truth = {"name": "truth", "metadata": tag("truth"), "visible": False, **placed}

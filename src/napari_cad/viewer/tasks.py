@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.segmentation_job import SegmentationOptions
+    from napari_cad.core.synthetic import SyntheticEM
     from napari_cad.core.volume import EMVolume
 
 #: Names of the jobs, as `JobProcess` wants them.
 SEGMENT = f"{__name__}:segment"
 DOWNLOAD = f"{__name__}:download"
+SAMPLE = f"{__name__}:make_sample"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +79,23 @@ def download(name: str) -> Iterator[Event]:
     yield StageStarted("download", 1)
     download_published(name)
     yield SectionDone("download", 0, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleMade(Event):
+    """The synthetic stack with its truth."""
+
+    sample: SyntheticEM
+
+
+def make_sample() -> Iterator[Event]:
+    """Make the synthetic sample, which takes seconds.
+
+    Yields
+    ------
+    Event
+        `SampleMade`.
+    """
+    from napari_cad.core.synthetic import sample_em
+
+    yield SampleMade(sample_em())

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QWidget
 
-from napari_cad.core.errors import NapariCadError
-from napari_cad.viewer.reader import get_reader
+from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.viewer.jobs import JobRunner
+from napari_cad.viewer.reader import LayerData, get_reader
+from napari_cad.viewer.samples import sample_layers
+from napari_cad.viewer.tasks import SAMPLE, SampleMade
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import napari.viewer
+
+    from napari_cad.core.events import Event
 
 _FILTER = "EM stacks (*.tif *.tiff *.h5 *.hdf5 *.hdf *.mrc *.rec *.map *.npy *.png);;All files (*)"
 #: Bytes from which a size is written in the next unit.
@@ -60,6 +65,10 @@ class ImagePanel(Column):
             self.about,
             self.status,
         )
+        self.runner = JobRunner(self)
+        self.runner.reported.connect(self._on_event)
+        self.runner.finished.connect(self._on_finished)
+        self.runner.failed.connect(self._on_failed)
         self.files_button.clicked.connect(self._on_files)
         self.folder_button.clicked.connect(self._on_folder)
         self.sample_button.clicked.connect(self.open_sample)
@@ -79,13 +88,34 @@ class ImagePanel(Column):
         except (NapariCadError, OSError) as error:
             self.status.failed(str(error))
             return
-        for data, settings, kind in layers:
-            getattr(self._viewer, f"add_{kind}")(data, **settings)
+        self._add(layers)
 
     def open_sample(self) -> None:
-        """Open the synthetic stack with its truth."""
+        """Make and open the synthetic stack with its truth."""
         self.status.clear()
-        self._viewer.open_sample("napari-cad", "synthetic_em")
+        try:
+            self.runner.start(SAMPLE, {}, "Synthetic sample")
+        except OSError as error:
+            self.status.failed(f"The job could not be started: {error}")
+            return
+        self.sample_button.setEnabled(False)
+        self.status.running("Making the sample…")
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, SampleMade):
+            self._add(sample_layers(event.sample))
+
+    def _on_finished(self) -> None:
+        self.sample_button.setEnabled(True)
+        self.status.ended("")
+
+    def _on_failed(self, error: JobError) -> None:
+        self.sample_button.setEnabled(True)
+        self.status.failed(str(error), error.details)
+
+    def _add(self, layers: list[LayerData]) -> None:
+        for data, settings, kind in layers:
+            getattr(self._viewer, f"add_{kind}")(data, **settings)
 
     def _on_files(self) -> None:
         paths, _ = QFileDialog.getOpenFileNames(self, "Open an EM stack", "", _FILTER)
