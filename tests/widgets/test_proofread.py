@@ -319,6 +319,7 @@ def test_a_removed_layer_loses_nothing(desk):
     assert desk.proofreader.layers.find("proofread_marks") is not None
     viewer.layers.remove(desk.proofreader.layers.layer)
     assert desk.widget.proofreader is None
+    assert viewer.layers["stack segments"].visible
     assert "Nothing is lost" in desk.line()
     assert viewer.keymap != keymap
     desk.widget.start_button.click()
@@ -452,6 +453,12 @@ def test_history_notes_threshold_and_the_command_palette(desk, qtbot):
     np.testing.assert_array_equal(notes.data, [(1, 4, 4)])
     widget.history.lineage.setChecked(True)
     qtbot.waitUntil(lambda: model.rowCount() == 2)
+    # a threshold that is tried and left again
+    shown = desk.shown().copy()
+    proofreader.try_threshold(0.01)
+    assert not np.array_equal(desk.shown(), shown)
+    proofreader.set_threshold(session.threshold)
+    np.testing.assert_array_equal(desk.shown(), shown)
     # a threshold is tried, and set when the slider comes to rest
     before = desk.shown().copy()
     widget.threshold.setValue(0.02)

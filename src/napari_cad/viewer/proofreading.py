@@ -1,7 +1,21 @@
 """A proofreading session in a viewer: selection, layers, keys, and how all of it follows edits.
 
-What each action does is in `proofreading_do`; what takes several clicks has a module of its own:
-`proofreading_split`, `proofreading_walk`, `proofreading_paint`.
+Read in this order::
+
+    proofreading_start      from a labels layer to a `Proofreader`
+    proofreading            selection, layers, keys, and how all of it follows edits
+    proofreading_actions    the table of actions: keys, titles, helps
+    proofreading_do         what each action does
+    proofreading_pointer    clicks and the status bar
+    proofreading_picking    what lies under the pointer
+    proofreading_split, proofreading_walk, proofreading_paint    what takes several clicks
+    proofreading_meshes     surfaces that follow edits
+    proofreading_layers     the layers
+    proofreading_labels     the arrays behind them, whose tables are changed in place
+    proofreading_keys       keys that are bound while a session lasts
+    proofreading_patience   what takes long, in a thread
+    proofreading_commands   the actions in napari's command palette
+    proofreading_tasks      what runs in child processes
 """
 
 from __future__ import annotations
@@ -291,6 +305,8 @@ class Proofreader(QObject):
     def set_threshold(self, threshold: float) -> None:
         """Move the threshold, which is an edit; what is cut and comes together is reported."""
         if threshold == self.session.threshold:
+            self.layers.segments.rebuild()  # another one may have been tried
+            self.layers.refresh_segments()
             return
         with self.reporting("undo"):
             self.report(self.session.set_threshold(threshold))

@@ -159,6 +159,13 @@ class SessionStarter(QObject):
             run_path=request.run,
         )
         proofreader.show_notes()
+        viewer, layer = self._viewer, request.layer
+
+        def show_again(_reason: str) -> None:
+            if find_layer(viewer, "proofread", key) is None and layer in viewer.layers:
+                layer.visible = True
+
+        proofreader.ended.connect(show_again)
         self.started.emit(proofreader)
 
     def _on_failed(self, error: JobError) -> None:
