@@ -400,6 +400,7 @@ def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
     with h5py.File(tmp_path / "corrected.h5") as file:
         np.testing.assert_array_equal(file["main"][...], desk.shown())
     desk.session.lock([a])
+    run_here(widget.export.runner)
     widget.export.write_training_data(str(tmp_path / "truth"))
     qtbot.waitUntil(lambda: len(written) == 2, timeout=PATIENCE)
     from napari_cad.training.data import open_training_volume
