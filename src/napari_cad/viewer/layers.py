@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 from napari.utils.transforms import Affine
 
 from napari_cad.core._lazy import LazyArray
@@ -86,6 +85,8 @@ class LutLabels(LazyArray):
         super().__init__(fragments.shape, np.uint16 if small else np.uint32)
         self._fragments = fragments
         section_bytes = self.shape[1] * self.shape[2] * np.dtype(np.intp).itemsize
+        import zarr  # takes half a second, which a widget that opens has not
+
         self._keeps = isinstance(fragments, zarr.Array) and section_bytes <= _MOST_KEPT
         self._kept: tuple[int, npt.NDArray[np.intp]] | None = None
         self._lut: npt.NDArray[Any] | None = None
