@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import napari.settings
@@ -96,6 +98,19 @@ def test_widgets_are_made_when_they_are_first_opened(workbench, model):
     assert not any(panel.is_open for panel in workbench.panels)
     assert workbench.panels[1].show_part(0) is widget  # as it was left
     assert not workbench.panels[1].next_button.isEnabled()
+
+
+def test_it_opens_without_what_takes_long_to_import():
+    code = (
+        "import sys, napari_cad.widgets.workbench, napari_cad.widgets._input\n"
+        "print(*{'torch', 'zarr', 'waterz', 'skimage', 'napari_cad.widgets.segment'} "
+        "& set(sys.modules))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == []
 
 
 def test_the_sample_is_made_by_a_job_and_files_are_opened(workbench, model, qtbot, tmp_path):
