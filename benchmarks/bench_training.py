@@ -9,14 +9,15 @@ a busy machine disturbs all of them alike. On a very busy one, --cpu-time with o
 seconds that the process had a core; those of a worker are not in it.
 
     before   torch and glibc as they come
-    pages    huge pages, as every training has (core/torch_memory.py)
-    kept     also, freed memory is used again instead of given back (set for glibc from outside)
+    pages    huge pages (core/torch_memory.py)
+    kept     also, freed memory is used again: as every training is (training/freed_memory.py)
     worker   as kept, patches prepared by a process beside
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -26,13 +27,12 @@ import tempfile
 import time
 from itertools import pairwise
 
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-#: Way → environment, and processes that prepare patches.
-WAYS: dict[str, tuple[dict[str, str], int]] = {
-    "before": ({"THP_MEM_ALLOC_ENABLE": "0"}, 0),
-    "pages": ({}, 0),
-    "kept": (KEPT, 0),
-    "worker": (KEPT, 1),
+#: Way → environment, whether freed memory is kept, and processes that prepare patches.
+WAYS: dict[str, tuple[dict[str, str], bool, int]] = {
+    "before": ({"THP_MEM_ALLOC_ENABLE": "0"}, False, 0),
+    "pages": ({}, False, 0),
+    "kept": ({}, True, 0),
+    "worker": ({}, True, 1),
 }
 WARM_UP = 3
 
@@ -41,9 +41,9 @@ def measure(options: argparse.Namespace) -> None:
     """Train some steps in this process; writes the seconds of each."""
     import torch
 
+    from napari_cad.training import loop
     from napari_cad.training.config import DataConfig, TeacherConfig, TrainingConfig
     from napari_cad.training.events import StepsDone
-    from napari_cad.training.loop import train
 
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -60,7 +60,9 @@ def measure(options: argparse.Namespace) -> None:
         ),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        events = train(config, f"{folder}/run")
+        if not options.kept:
+            loop.freed_memory_kept = contextlib.nullcontext
+        events = loop.train(config, f"{folder}/run")
         times = [clock() for event in events if isinstance(event, StepsDone)]
     seconds = [b - a for a, b in pairwise(times)][WARM_UP - 1 :]
     print(json.dumps(statistics.median(seconds)))
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--workers", type=int, help="measure in this process (used by itself)")
+    parser.add_argument("--kept", action="store_true", help="(used by itself)")
     options = parser.parse_args()
     if options.workers is not None:
         measure(options)
@@ -83,11 +86,12 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in options.ways}
     for _ in range(options.rounds):
         for way in options.ways:
-            environment, workers = WAYS[way]
+            environment, kept, workers = WAYS[way]
             command = [
                 sys.executable, __file__, "--workers", str(workers),
                 "--steps", str(options.steps), "--threads", str(options.threads),
                 *(["--teacher"] if options.teacher else []),
+                *(["--kept"] if kept else []),
                 *(["--cpu-time"] if options.cpu_time else []),
             ]  # fmt: skip
             answer = subprocess.run(

@@ -31,6 +31,7 @@ from napari_cad.training.events import (
     TrainingStarted,
     Validated,
 )
+from napari_cad.training.freed_memory import freed_memory_kept
 from napari_cad.training.learner import Learner, TrainingDivergedError
 from napari_cad.training.parallel import Processes
 from napari_cad.training.patches import PatchDataset, batches
@@ -211,9 +212,10 @@ class Trainer:
         self._stopping = False
         self.processes.join(self.device.name)
         try:
-            for event in self._run(minutes):
-                if self.processes.is_first:
-                    yield event
+            with freed_memory_kept():
+                for event in self._run(minutes):
+                    if self.processes.is_first:
+                        yield event
         finally:
             self.processes.leave()
 
