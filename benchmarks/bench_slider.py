@@ -185,9 +185,9 @@ class Watch:
         return seconds
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Let the viewer work until something holds."""
-    until = time.perf_counter() + _PATIENCE
+def wait_until(condition: Callable[[], bool], patience: float = _PATIENCE) -> None:
+    """Let the viewer work until something holds, for no more than some seconds."""
+    until = time.perf_counter() + patience
     while not condition():
         QApplication.processEvents()
         time.sleep(0.01)

@@ -264,7 +264,10 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
     world = Points(ndim=3, **placement.for_axes(3)).data_to_world(position)
     n_dims = viewer.dims.ndim
     axes = range(n_dims - len(world), n_dims)
-    viewer.dims.set_point(list(axes), list(world))
+    # in whole steps: the sliders would round it, and every layer be read a second time
+    ranges = [viewer.dims.range[axis] for axis in axes]
+    steps = [round((w - r.start) / r.step) for w, r in zip(world, ranges, strict=True)]
+    viewer.dims.set_current_step(list(axes), steps)
     centre = np.array(viewer.dims.point, np.float64)
     centre[list(axes)] = world
     shown = [float(centre[axis]) for axis in viewer.dims.displayed]
