@@ -103,7 +103,7 @@ def test_widgets_are_made_when_they_are_first_opened(workbench, model):
 def test_it_opens_without_what_takes_long_to_import():
     code = (
         "import sys, napari_cad.widgets.workbench, napari_cad.widgets._input\n"
-        "print(*{'torch', 'zarr', 'waterz', 'skimage', 'napari_cad.widgets.segment'} "
+        "print(*{'torch', 'zarr', 'waterz', 'napari_cad.widgets.segment'} "
         "& set(sys.modules))"
     )
     answer = subprocess.run(
