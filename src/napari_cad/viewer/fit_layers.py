@@ -93,7 +93,7 @@ class PreviewLayers:
 
     def _add(self, role: Role, data: Any, placement: Placement, name: str) -> None:
         visible = self._outlines if role == "fit_fragments" else role == _ROLE_OF.get(self._shown)
-        settings = {} if role == "fit_fragments" else {"rgb": True}
+        settings: dict[str, Any] = {} if role == "fit_fragments" else {"rgb": True}
         active = self._viewer.layers.selection.active
         layer = add_or_update(
             self._viewer,
