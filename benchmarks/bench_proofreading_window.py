@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -71,6 +72,9 @@ _REST, _BEAT = 400, 5
 
 #: Seconds to wait for a picture, and for the session, before giving up.
 _PATIENCE, _LOADING = 60.0, 300.0
+
+#: Voxels that a pixel of the canvas may be wide.
+_MARGIN = 3
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
 SHIFT = Qt.KeyboardModifier.ShiftModifier
@@ -241,7 +245,7 @@ class Hand:
     def point(self, name: str, voxel: tuple[int, int, int]) -> None:
         """Move the pointer to a voxel; done when the status bar tells about its fragment."""
         place = QPointF(self._pixel(voxel))
-        text = f"fragment {self.reader.layers.fragments.at(voxel)} ·"
+        text = re.compile(rf"fragment {self.reader.layers.fragments.at(voxel)}\b")
         event = QMouseEvent(
             QEvent.Type.MouseMove, place, QPointF(self._native.mapToGlobal(place)),
             Qt.MouseButton.NoButton, Qt.MouseButton.NoButton, NO_KEY,
@@ -249,7 +253,7 @@ class Hand:
 
         def done() -> bool:
             status = self.viewer.status
-            return isinstance(status, dict) and text in str(status["coordinates"])
+            return isinstance(status, dict) and bool(text.search(str(status["coordinates"])))
 
         self._take(name, lambda: QApplication.sendEvent(self._native, event), done, of_canvas=False)
 
@@ -267,12 +271,15 @@ class Hand:
     def pair(self, rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Give two voxels of the section on screen, in segments beside each other."""
         z = self._section()
+        section = self.reader.layers.fragments.section(z)
+        lut = self.session.lut
         while True:
             y, x = (int(rng.integers(100, n - 100)) for n in self.shape[1:])
-            row = self.session.lut[self.reader.layers.fragments.section(z)[y]]
-            others = np.flatnonzero(row[x:-100] != row[x])
-            if len(others) and row[x] and row[x + others[0] + 5] not in (0, row[x]):
-                return (z, y, x), (z, y, int(x + others[0] + 5))
+            others = np.flatnonzero(lut[section[y, x:-100]] != lut[section[y, x]])
+            if len(others):
+                other = x + int(others[0]) + 8
+                if _inside(section, y, x) and _inside(section, y, other):
+                    return (z, y, x), (z, y, other)
 
     def choose_large(self, rng: np.random.Generator) -> None:
         """Make segments of as many fragments as are to be cut, and go where one is."""
@@ -291,13 +298,18 @@ class Hand:
     def seeds(self, rng: np.random.Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Give two voxels far apart in a large segment of the section on screen."""
         z = self._section()
-        section = self.session.lut[self.reader.layers.fragments.section(z)]
+        fragments = self.reader.layers.fragments.section(z)
+        section = self.session.lut[fragments]
         there = [int(s) for s in np.unique(section[50:-50, 50:-50]) if int(s) in self._large]
         inside = np.argwhere(section == rng.choice(there))
         inside = inside[((inside > 50) & (inside < np.array(section.shape) - 50)).all(axis=1)]
-        a, b = (inside[int(rng.integers(*span))] for span in
-                ((0, len(inside) // 10), (-len(inside) // 10, -1)))  # fmt: skip
-        return (z, int(a[0]), int(a[1])), (z, int(b[0]), int(b[1]))
+        ends = []
+        for part in (inside[: len(inside) // 10], inside[-len(inside) // 10 :]):
+            y, x = part[int(rng.integers(len(part)))].tolist()
+            while not _inside(fragments, y, x):
+                y, x = part[int(rng.integers(len(part)))].tolist()
+            ends.append((z, y, x))
+        return ends[0], ends[1]
 
     def _section(self) -> int:
         z = self.reader.section()
@@ -383,6 +395,12 @@ class Hand:
             finish()
             self._seen, self._cpu = time.perf_counter(), time.process_time()
             self._loop.quit()
+
+
+def _inside(section: np.ndarray[Any, Any], y: int, x: int) -> bool:
+    """Whether a voxel is so far inside its fragment that a click on its pixel hits that."""
+    around = section[y - _MARGIN : y + _MARGIN + 1, x - _MARGIN : x + _MARGIN + 1]
+    return bool(around[0, 0]) and bool((around == around[0, 0]).all())
 
 
 class _Paints(QObject):

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from napari_cad.proofreading.session import ProofreadingSession
     from napari_cad.viewer.layers import Placement
 
+    #: Places of contacts, their affinities and areas.
+    Contacts = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.uint32]]
+
 #: Milliseconds after which what is not urgent follows an edit: contacts, counts, the dock.
 _LATER = 30
 #: Milliseconds of rest after which the questions that are left are counted.
@@ -124,6 +127,7 @@ class Proofreader(QObject):
         self.picked: Picked | None = None
         self.contacts_shown = False
         self._stale_contacts = False
+        self._contacts: Contacts | None = None  # to be shown
         self._is_over = False
         self._depth = 0
         self._dirty = False
@@ -279,13 +283,22 @@ class Proofreader(QObject):
         self.layers.mark(marks, preview)
         self._later.start()
 
+    def show_contacts(
+        self,
+        position: npt.NDArray[np.float32],
+        affinity: npt.NDArray[np.float32],
+        area: npt.NDArray[np.uint32],
+    ) -> None:
+        """Show places of contacts, in a moment: what is coloured is to be seen first."""
+        self._contacts = (position, affinity, area)
+        self._later.start()
+
     def forget_contacts(self) -> None:
         """Show no contacts, until they are worked out again."""
-        self.layers.show_contacts(
+        self.show_contacts(
             np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
         )
         self._stale_contacts = self.contacts_shown
-        self._later.start()
 
     def recount(self) -> None:
         """Count what is left to be asked, in a moment."""
@@ -372,15 +385,18 @@ class Proofreader(QObject):
             return
         if self._stale_contacts and not self.split_mode.active:
             self._stale_contacts = False
-            self._show_contacts()
+            self._contacts = self._contacts_of_selection()
+        if self._contacts is not None:
+            self.layers.show_contacts(*self._contacts)
+            self._contacts = None
         state_of(self.viewer).report("proofread", self.line(), run=self.run_path)
         self.changed.emit()
 
-    def _show_contacts(self) -> None:
+    def _contacts_of_selection(self) -> Contacts:
         graph = self.session.graph
         edges = [self.session.contacts_of(segment) for segment in self.living(self.selection)]
         chosen = np.unique(np.concatenate(edges)) if edges else np.zeros(0, np.int64)
-        self.layers.show_contacts(graph.position[chosen], graph.mean[chosen], graph.area[chosen])
+        return graph.position[chosen], graph.mean[chosen], graph.area[chosen]
 
     def _on_layer_removed(self, event: object) -> None:
         layer = getattr(event, "value", None)

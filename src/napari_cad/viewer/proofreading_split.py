@@ -180,6 +180,6 @@ class SplitMode:
                 raise
             self.preview = preview
             area = np.ones(len(preview.edges), np.uint32)
-            self._owner.layers.show_contacts(preview.position, area.astype(np.float32), area)
+            self._owner.show_contacts(preview.position, area.astype(np.float32), area)
             self._owner.say(self.line())
         self._owner.redraw()

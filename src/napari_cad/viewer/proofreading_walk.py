@@ -206,7 +206,7 @@ class QuestionWalk:
             place = self._place(found)
             go_to(owner.viewer, owner.layers.placement, place)
             one = np.ones(1, np.float32)
-            owner.layers.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
+            owner.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
             if self.progress is None:
                 owner.recount()
