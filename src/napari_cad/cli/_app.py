@@ -15,6 +15,7 @@ from napari_cad.cli._info import download, info
 from napari_cad.cli._measure import measure, meshes
 from napari_cad.cli._segment import segment
 from napari_cad.cli._train import train
+from napari_cad.cli._verify import verify
 from napari_cad.cli._view import view
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ for _command in (
     export,
     measure,
     meshes,
+    verify,
     view,
     demo,
     download,

@@ -407,8 +407,12 @@ class SegmentationStore:
             If the run has not got that far.
         """
         self._require("edges")
-        tables: list[Any] = [self._array(f"fragment_table/{z}")[:] for z in range(self.n_sections)]
+        tables = [self.read_fragment_table(z) for z in range(self.n_sections)]
         return np.concatenate([np.zeros((0, len(FRAGMENT_COLUMNS))), *tables])
+
+    def read_fragment_table(self, z: int) -> npt.NDArray[np.float64]:
+        """Rows of `fragment_table` for the fragments of section `z`."""
+        return cast("npt.NDArray[np.float64]", self._array(f"fragment_table/{z}")[:])
 
     def fragment_sizes(self) -> npt.NDArray[np.int64]:
         """Voxels by fragment id, shape (n_fragments + 1,), int64."""
@@ -458,6 +462,12 @@ class SegmentationStore:
         group = self._group.get(f"agglomeration/{merge_function}")
         return group is not None and "join_score" in cast("zarr.Group", group)
 
+    @property
+    def agglomerations(self) -> list[str]:
+        """Merge functions whose merge history is there, whole."""
+        names = cast("zarr.Group", self._group["agglomeration"]).group_keys()
+        return sorted(name for name in names if self.has_agglomeration(name))
+
     def write_agglomeration(
         self, merge_function: str, history: MergeHistory, graph: RegionGraph
     ) -> None:
@@ -497,14 +507,17 @@ class SegmentationStore:
             *(self._agglomeration_column(name, merge_function) for name in ("a", "b", "score"))
         )
 
-    def join_scores(self, merge_function: str | None = None) -> npt.NDArray[np.float32]:
+    def join_scores(
+        self, merge_function: str | None = None, absorb: int | None = None
+    ) -> npt.NDArray[np.float32]:
         """Join score of every edge of the region graph, in its order, float32.
 
-        inf = never; −inf inside what has been absorbed.
+        inf = never; −inf inside what has been absorbed. Arguments as for `merge_history`.
         """
-        if self.absorb:
+        absorb = self.absorb if absorb is None else absorb
+        if absorb:
             graph = self.region_graph()
-            return self.merge_tree(merge_function).join_scores(graph.u, graph.v)
+            return self.merge_tree(merge_function, absorb).join_scores(graph.u, graph.v)
         return self._agglomeration_column("join_score", merge_function)
 
     def merge_tree(self, merge_function: str | None = None, absorb: int | None = None) -> MergeTree:
