@@ -55,7 +55,7 @@ TARGETS = {
     "unlock": 100,
     "next question": 200,
     "begin a cut": 100,
-    "red seed": 50,
+    "red seed": 100,
     "cut preview": 150,
     "apply cut": 200,
     "undo cut": 100,

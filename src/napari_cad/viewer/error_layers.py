@@ -261,7 +261,11 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
         (z, y, x) in voxels of that layer.
     """
     # a layer of no points knows best how napari transforms
-    world = Points(ndim=3, **placement.for_axes(3)).data_to_world(position)
+    go_to_world(viewer, Points(ndim=3, **placement.for_axes(3)).data_to_world(position), placement)
+
+
+def go_to_world(viewer: ViewerModel, world: Sequence[float], placement: Placement) -> None:
+    """Show a place in the world, (z, y, x), as near as voxels of that placement want it."""
     n_dims = viewer.dims.ndim
     axes = range(n_dims - len(world), n_dims)
     # in whole steps: the sliders would round it, and every layer be read a second time

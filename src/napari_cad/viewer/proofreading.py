@@ -30,7 +30,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_cad.core.errors import NapariCadError
 from napari_cad.proofreading.errors import ConflictError
-from napari_cad.viewer.error_layers import go_to
+from napari_cad.viewer.error_layers import go_to_world
 from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.layers import shown_section
 from napari_cad.viewer.proofreading_actions import BY_NAME
@@ -334,6 +334,12 @@ class Proofreader(QObject):
         placed = [(note.position, note.text) for note in notes if note.position is not None]
         self.layers.show_notes([place for place, _ in placed], [text for _, text in placed])
 
+    def go_to(self, position: Sequence[float]) -> None:
+        """Show a place, (z, y, x) in voxels of the segmentation."""
+        layer = self.layers.layer
+        if layer is not None:
+            go_to_world(self.viewer, layer.data_to_world(position), self.layers.placement)
+
     def go_to_note(self, number: int) -> None:
         """Go to the place of a note, and select the segment that it is about."""
         note = self.session.decisions.notes[number]
@@ -344,7 +350,7 @@ class Proofreader(QObject):
                 centres = self.session.voxels.centres(np.array([note.fragment]))
                 place = None if centres is None else tuple(centres[0].tolist())
         if place is not None:
-            go_to(self.viewer, self.layers.placement, place)
+            self.go_to(place)
         self.say(note.text)
 
     def _on_segments(self, event: SegmentsChanged) -> None:

@@ -10,7 +10,6 @@ from napari_cad.proofreading import questions
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.queue import Question, UncertaintyQueue
 from napari_cad.proofreading.suspects import End, confirm_end, ends_inside
-from napari_cad.viewer.error_layers import go_to
 from napari_cad.viewer.proofreading_labels import ONE_SIDE, OTHER_SIDE
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ class QuestionWalk:
             )  # fmt: skip
             owner.select(segments)
             place = self._place(found)
-            go_to(owner.viewer, owner.layers.placement, place)
+            owner.go_to(place)
             one = np.ones(1, np.float32)
             owner.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
