@@ -510,7 +510,7 @@ def test_curves_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     list(train(make_config(teacher=False, steps=2), tmp_path, volumes=[make_volume()]))
-    assert written[0] == ("open", "tensorboard", 1)
+    assert written[0] == ("open", "tensorboard", 0)
     assert ("loss/slice", 2) in written
     assert written[-1] == "closed"
     json.loads((tmp_path / "config.json").read_text())

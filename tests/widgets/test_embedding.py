@@ -99,6 +99,7 @@ def test_neighbours_come_without_being_asked_for_and_nothing_comes_twice(pretend
     widget.live_button.click()
     qtbot.waitUntil(lambda: widget._layers.missing(range(1, 5), "embedding", True) == ())
     assert widget.asked == ["(2, 3, 1, 4)"]
+    wait_for(qtbot, viewer, colour_of(2))  # the layer is on screen
     viewer.dims.set_current_step(0, 3)
     assert shown(viewer) == colour_of(3)  # at once
     qtbot.waitUntil(lambda: len(widget.asked) == 2, timeout=PATIENCE)
