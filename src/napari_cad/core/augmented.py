@@ -3,7 +3,7 @@
 An EM section has no up, no left, and a stack no top; a network that has learnt from data has
 preferences all the same. Each *view* mirrors, transposes or reverses a pair; what the network says
 of it is brought back to the pair as it lies, and the mean of all views is stored. That costs as
-many times the time as there are views. What it gains is measured in docs/measurements.md.
+many times the time as there are views.
 """
 
 from __future__ import annotations
