@@ -15,6 +15,7 @@ from napari_cad.viewer.layers import (
     Role,
     add_or_update,
     find_layer,
+    selection_kept,
     show_layer,
     shown_section,
     tag,
@@ -240,19 +241,18 @@ class EmbeddingLayers:
         if layer is not None:
             layer.data = [voxel]
             return
-        active = self._viewer.layers.selection.active
-        layer = self._viewer.add_points(
-            [voxel],
-            name=f"{self._name} picked pixel",
-            metadata=tag("picked", self._key),
-            symbol="cross",
-            size=max(6, min(self._shape[1:]) / 25),
-            face_color="white",
-            border_color="black",
-            visible=self._turns is None,
-            **self._placement.for_axes(3),
-        )
-        self._viewer.layers.selection.active = active
+        with selection_kept(self._viewer):
+            layer = self._viewer.add_points(
+                [voxel],
+                name=f"{self._name} picked pixel",
+                metadata=tag("picked", self._key),
+                symbol="cross",
+                size=max(6, min(self._shape[1:]) / 25),
+                face_color="white",
+                border_color="black",
+                visible=self._turns is None,
+                **self._placement.for_axes(3),
+            )
         if self._turns is not None:
             self._turns.next(partial(show_layer, self._viewer, layer))
 
@@ -261,8 +261,7 @@ class EmbeddingLayers:
         layer = find_layer(self._viewer, role, self._key)
         if layer is not None and layer.data is data:
             return layer
-        active = self._viewer.layers.selection.active
-        layer = add_or_update(
+        return add_or_update(
             self._viewer,
             role,
             data,
@@ -270,11 +269,10 @@ class EmbeddingLayers:
             placement=self._placement,
             name=name,
             turns=self._turns,
+            # a person goes on with the layer that they had chosen
+            select=self._viewer.layers.selection.active is None,
             **settings,
         )
-        if active is not None:  # a person goes on with the layer that they had chosen
-            self._viewer.layers.selection.active = active
-        return layer
 
     def _redraw(self, layer: Layer, z: int) -> None:
         shown = shown_section(self._viewer, layer)

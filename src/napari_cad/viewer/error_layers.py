@@ -19,6 +19,7 @@ from napari_cad.viewer.layers import (
     find_layer,
     role_of,
     run_of,
+    selection_kept,
     show_layer,
     tag,
     volume_from_layer,
@@ -170,25 +171,28 @@ class ErrorLayers:
 
     def _add(self, role: Role, **settings: Any) -> Any:
         """Add a layer of no errors; `show` fills it, which is faster than to make another one."""
-        viewer, active = self._viewer, self._viewer.layers.selection.active
+        viewer = self._viewer
         add, what = {
             "error_arrows": (viewer.add_vectors, "errors"),
             "error_places": (viewer.add_points, "error numbers"),
         }[role]
-        layer = add(
-            ndim=3,
-            name=f"{self._name} {what}",
-            metadata=tag(role, self._key),
-            features=error_features((), ()),
-            blending="translucent_no_depth",
-            visible=self._turns is None,
-            **self._placement.for_axes(3),
-            **settings,
-        )
-        viewer.layers.selection.active = active
+        with selection_kept(viewer):
+            layer = add(
+                ndim=3,
+                name=f"{self._name} {what}",
+                metadata=tag(role, self._key),
+                features=error_features((), ()),
+                blending="translucent_no_depth",
+                visible=self._turns is None,
+                **self._placement.for_axes(3),
+                **settings,
+            )
         if self._turns is not None:
-            if role == "error_places":  # glyphs of the numbers take as long as all the rest
-                self._turns.next(partial(_show_text, layer))
+            if role == "error_places":
+                self._turns.next(partial(_show_numbers, layer))
+                # their glyphs, each of which takes 25 ms the first time: one per turn, unseen
+                for digit in "1234567890":
+                    self._turns.next(partial(_make_glyph, layer, digit))
             self._turns.next(partial(show_layer, viewer, layer))
         return layer
 
@@ -213,8 +217,18 @@ class _Shown:
         self.colours = [COLOURS[error.kind] for error in errors]
 
 
-def _show_text(layer: Points) -> None:
-    layer.text.visible = True
+def _make_glyph(layer: Points, digit: str) -> None:
+    with layer.text.events.blocker_all():
+        layer.text.color = "transparent"
+        layer.text.visible = True
+    layer.text.string = {"constant": digit}
+
+
+def _show_numbers(layer: Points) -> None:
+    with layer.text.events.blocker_all():
+        layer.text.color = "white"
+        layer.text.visible = True
+    layer.text.string = "{number}"
 
 
 def in_cubes(placement: Placement) -> tuple[Placement, npt.NDArray[np.float64]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject
 
-from napari_cad.viewer.layers import role_of
+from napari_cad.viewer.layers import role_of, show_layer
 from napari_cad.viewer.turns import Turns
 
 if TYPE_CHECKING:
@@ -35,24 +36,36 @@ class In3D(QObject):
 
     def enter(self) -> None:
         """Go to 3D, in a few turns of the event loop; nothing where the view is there already."""
-        viewer = self._viewer
-        if viewer.dims.ndisplay == 3:
+        if self._viewer.dims.ndisplay == 3:
             return
-        for layer in viewer.layers:
+        self.hide()
+        self._turns.then(self._turn)
+
+    def hide(self) -> None:
+        """Hide the volumes already; nothing in 3D. `enter` has to follow."""
+        if self._viewer.dims.ndisplay == 3:
+            return
+        for layer in self._viewer.layers:
             if isinstance(layer, (Image, Labels)) and layer.visible:
                 layer.visible = False
                 self._hidden.append(layer)
-        self._turns.then(self._turn)
 
     def _turn(self) -> None:
         self._viewer.dims.ndisplay = 3
         self._viewer.reset_view()  # wherever the section was looked at from
 
+    def _show_surface(self, layer: Layer) -> None:
+        if self._viewer.dims.ndisplay == 3:
+            show_layer(self._viewer, layer)
+
     def _on_ndisplay(self) -> None:
         in_3d = self._viewer.dims.ndisplay == 3
         for layer in self._viewer.layers:
             if role_of(layer) == "meshes":  # in 2D nothing but single triangles would be seen
-                layer.visible = in_3d
+                if in_3d:  # to draw a surface for the first time takes as long as to turn
+                    self._turns.then(partial(self._show_surface, layer))
+                else:
+                    layer.visible = False
         if not in_3d:
             hidden, self._hidden = self._hidden, []
             for layer in hidden:

@@ -6,6 +6,7 @@ run shows `lut[fragments]`, so that a new segmentation is a new LUT.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,8 @@ from napari_cad.core.jobs import Served
 from napari_cad.core.volume import EMVolume, VolumeSource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
@@ -371,6 +374,7 @@ def add_or_update(
     placement: Placement,
     name: str,
     turns: Turns | None = None,
+    select: bool = True,
     **settings: Any,
 ) -> Layer:
     """Show data in the layer of a role and a run, making the layer if it is not there.
@@ -391,7 +395,10 @@ def add_or_update(
     name : str
         Of a new layer, and the new name of an old one.
     turns : Turns, optional
-        Where given, a new layer is drawn a turn later than it is added.
+        Where given, a new layer is drawn a turn later than it is added, and selected another
+        turn later.
+    select : bool
+        Whether a new layer becomes the selected one, as napari has it.
     **settings
         More arguments for a new layer.
 
@@ -416,12 +423,40 @@ def add_or_update(
     }
     visible = arguments.pop("visible", True)
     arguments["visible"] = visible and turns is None
-    layer = viewer.add_labels(data, **arguments) if labels else viewer.add_image(data, **arguments)
+    add = viewer.add_labels if labels else viewer.add_image
+    if select and turns is None:
+        layer = add(data, **arguments)
+    else:
+        with selection_kept(viewer):
+            layer = add(data, **arguments)
     if labels:
         layer.editable = False
+    if turns is not None and select:
+        turns.next(lambda: _select(viewer, layer))
     if turns is not None and visible:
         turns.next(lambda: show_layer(viewer, layer))
     return layer
+
+
+@contextmanager
+def selection_kept(viewer: ViewerModel) -> Iterator[None]:
+    """Keep the selected layers selected while others are added.
+
+    napari selects what is added, and fills the form of its settings, which takes 50 ms: for
+    nothing where another layer is to be selected again at once.
+    """
+    selection = viewer.layers.selection
+    active, chosen = selection.active, set(selection)
+    with selection.events.blocker_all():
+        yield
+        selection.active = active
+        if active is None:
+            selection.update(chosen)
+
+
+def _select(viewer: ViewerModel, layer: Layer) -> None:
+    if layer in viewer.layers:
+        viewer.layers.selection.active = layer
 
 
 def show_layer(viewer: ViewerModel, layer: Layer) -> None:

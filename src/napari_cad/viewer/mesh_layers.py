@@ -18,6 +18,7 @@ from napari_cad.viewer.layers import (
     Placement,
     find_layer,
     run_of,
+    selection_kept,
     sendable,
     show_layer,
     tag,
@@ -95,6 +96,9 @@ class SegmentMeshes(QObject):
     ----------
     progress : Signal
         (str, int, int), a line, and how much of how much is done.
+    coming : Signal
+        (), a turn before a layer is made for the meshes: volumes that will be hidden had better
+        be hidden by then, for a new layer has napari read again all that is seen.
     shown : Signal
         (int), the number of meshes in the layer, when all are there.
     failed : Signal
@@ -102,6 +106,7 @@ class SegmentMeshes(QObject):
     """
 
     progress = Signal(str, int, int)
+    coming = Signal()
     shown = Signal(int)
     failed = Signal(JobError)
 
@@ -208,7 +213,11 @@ class SegmentMeshes(QObject):
 
     def _on_finished(self) -> None:
         if self._layer is not None and self._placement is not None:
-            self._put()
+            if self._meshes and self.surface is None:
+                self.coming.emit()
+                self._turns.then(self._put)
+            else:
+                self._put()
             self._turns.then(self._tell)
 
     def _tell(self) -> None:
@@ -238,17 +247,16 @@ class SegmentMeshes(QObject):
             surface.vertex_colors = colours
             surface.metadata = about
             return
-        active = self._viewer.layers.selection.active
-        self._viewer.add_surface(
-            (vertices * to_cubes, faces),
-            vertex_colors=colours,
-            name=f"{layer.name} meshes",
-            metadata=about,
-            shading="smooth",
-            visible=False,  # it takes long enough to add it: it is drawn a turn later
-            **placement.for_axes(3),
-        )
-        self._viewer.layers.selection.active = active
+        with selection_kept(self._viewer):
+            self._viewer.add_surface(
+                (vertices * to_cubes, faces),
+                vertex_colors=colours,
+                name=f"{layer.name} meshes",
+                metadata=about,
+                shading="smooth",
+                visible=False,  # it takes long enough to add it: it is drawn a turn later
+                **placement.for_axes(3),
+            )
 
     def _watch(self, layer: Labels | None) -> None:
         self._layer = layer

@@ -105,6 +105,7 @@ class ErrorViews(QObject):
         if key not in self._meshes:
             meshes = self._meshes[key] = SegmentMeshes(self._viewer, self._widget)
             meshes.progress.connect(self._on_progress)
+            meshes.coming.connect(self._in_3d.hide)
             meshes.shown.connect(self._on_shown)
             meshes.failed.connect(self._on_failed)
         return self._meshes[key]

@@ -112,6 +112,7 @@ class MeasureWidget(QWidget):
 
         self.meshes = SegmentMeshes(viewer, self)
         self.meshes.progress.connect(self.status.running)
+        self.meshes.coming.connect(self._in_3d.hide)
         self.meshes.shown.connect(self._on_meshes)
         self.meshes.failed.connect(self._on_mesh_failed)
         self.runner = JobRunner(self)

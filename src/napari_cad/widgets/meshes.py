@@ -79,6 +79,7 @@ class MeshWidget(QWidget):
 
         self.meshes = SegmentMeshes(viewer, self)
         self.meshes.progress.connect(self._on_progress)
+        self.meshes.coming.connect(self._in_3d.hide)
         self.meshes.shown.connect(self._on_shown)
         self.meshes.failed.connect(self._on_failed)
         self.meshes.runner.cancelled.connect(self._on_cancelled)
