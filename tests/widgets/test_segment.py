@@ -40,7 +40,7 @@ def layer_of(viewer, widget, role):
 
 
 def wait_for_end(qtbot, widget):
-    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget.busy, timeout=PATIENCE)
 
 
 @pytest.fixture

@@ -213,6 +213,11 @@ class SegmentWidget(Column):
         if self._layers is not None:
             self._layers.show(event)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a run goes on, or its last layers are still to come."""
+        return self.runner.running or self._turns.busy
+
     def _on_finished(self) -> None:
         if self._layers is None:  # that was the download
             self._segment()
