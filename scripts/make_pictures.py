@@ -27,6 +27,14 @@ TIMEOUT = 900.0
 SECTION = 8
 
 
+def need_a_screen() -> None:
+    """Start this script again on a virtual screen where there is no display."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        if shutil.which("xvfb-run") is None:
+            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
+        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+
+
 def main() -> None:
     """Parse the command line and make the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -34,10 +42,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="the other pages' pictures too")
     options = parser.parse_args()
     output = options.output.absolute()
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
-        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+    need_a_screen()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # napari as it comes, not as this person has set it up

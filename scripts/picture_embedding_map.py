@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from make_pictures import ROOT, SCREEN
+from make_pictures import ROOT, need_a_screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +35,7 @@ def main() -> None:
         "--output", type=Path, default=ROOT / "docs" / "images" / "embedding-map.png"
     )
     output = parser.parse_args().output.absolute()
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
-        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+    need_a_screen()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # napari as it comes, not as this person has set it up

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from make_pictures import ROOT, SCREEN
+from make_pictures import ROOT, need_a_screen
 from picture_evaluate import picture, wait
 
 WINDOW = (1400, 960)
@@ -32,10 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     output = parser.parse_args().output.absolute()
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
-        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+    need_a_screen()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # napari as it comes, not as this person has set it up

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from make_pictures import ROOT, SCREEN
+from make_pictures import ROOT, need_a_screen
 from picture_evaluate import opened, picture, segmented, wait
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="the sample, segmented; by default it is now")
     options = parser.parse_args()
     output = options.output.absolute()
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
-        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+    need_a_screen()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # napari as it comes, not as this person has set it up

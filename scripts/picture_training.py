@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from make_pictures import ROOT, SCREEN
+from make_pictures import ROOT, need_a_screen
 
 WINDOW = (1500, 950)
 SHAPE, SEED = (10, 192, 192), 3
@@ -31,10 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     output = options.output.absolute()
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            sys.exit("There is no display and no xvfb-run: install xvfb, or run it on a desktop.")
-        os.execvp("xvfb-run", ["xvfb-run", "-a", "-s", SCREEN, sys.executable, *sys.argv])
+    need_a_screen()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # napari as it comes, not as this person has set it up
