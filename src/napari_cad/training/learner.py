@@ -52,7 +52,10 @@ class Learner:
         frozen = config.teacher is not None and config.teacher.frozen
         self.networks = DistillationStep(student, teacher, config.loss, frozen=frozen)
         self.networks.to(device.name).train()
+        # on a CPU, torch takes its slowest 3D convolutions for small maps in the usual layout
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if teacher is not None:
+            teacher.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = build_optimiser(self.networks, config.optimiser)
         self.scaler = torch.amp.GradScaler(device.kind, enabled=device.precision == "float16")
         self._learning: dict[str, nn.Module] = {"student": student}
