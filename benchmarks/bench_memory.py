@@ -1,6 +1,6 @@
 """Peak memory of `napari-cad segment`, and whether it grows with the number of sections.
 
-    python benchmarks/bench_memory.py [--size 1024] [--sections 10 40]
+    python benchmarks/bench_memory.py [--size 1024] [--sections 10 40] [--memory 1.2GB]
 
 Each run is a process of its own; the peak of the resident memory of it and its children together is
 sampled every 50 ms. Shared pages are counted once per process, so the sum is an upper bound.
@@ -21,20 +21,30 @@ import psutil
 from napari_cad.core.synthetic import synthetic_em
 
 
-def peak_memory(command: list[str]) -> int:
-    """Run a command; the largest sum of resident bytes over its process tree."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    watched, peak = psutil.Process(process.pid), 0
-    while process.poll() is None:
+def sample_peak(pid: int) -> int:
+    """Watch a process until it ends; the largest sum of resident bytes over its process tree."""
+    watched, peak = psutil.Process(pid), 0
+    while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
         total = 0
-        for one in [watched, *watched.children(recursive=True)]:
+        try:
+            tree = [watched, *watched.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            break
+        for one in tree:
             try:
                 total += one.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
         peak = max(peak, total)
         time.sleep(0.05)
-    if process.returncode:
+    return peak
+
+
+def peak_memory(command: list[str]) -> int:
+    """Run a command; the largest sum of resident bytes over its process tree."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = sample_peak(process.pid)
+    if process.wait():
         raise SystemExit(f"{command} failed")
     return peak
 
@@ -45,6 +55,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--sections", type=int, nargs="+", default=[10, 40])
     parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--memory", help="a limit to keep, as of napari-cad segment")
     options = parser.parse_args()
     tissue = synthetic_em((4, options.size, options.size), seed=0).raw
     peaks = []
@@ -58,6 +69,8 @@ def main() -> None:
                 sys.executable, "-m", "napari_cad", "segment", str(path), "--json",
                 "-c", options.checkpoint, "-o", str(Path(folder) / f"{n_sections}.zarr"),
             ]  # fmt: skip
+            if options.memory is not None:
+                command += ["--memory", options.memory]
             peaks.append(peak_memory(command))
             print(
                 f"{n_sections} sections of {options.size}²: {peaks[-1] / 2**20:.0f} MiB", flush=True

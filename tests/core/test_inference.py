@@ -210,3 +210,30 @@ def test_cuda_gives_what_the_cpu_gives(shared_dir, precision):
     on_cpu = predict(network, golden["raw"]).astype(int)
     on_gpu = predict(network, golden["raw"], InferenceConfig(device="cuda", precision=precision))
     assert np.abs(on_cpu - on_gpu).mean() < (0.05 if precision == "float32" else 2.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_batches_in_flight_arrive_whole_and_in_order(tiny_network):
+    stack = np.random.default_rng(4).integers(0, 256, (9, 96, 96), np.uint8)
+    config = InferenceConfig(device="cuda", precision="float32", batch=2)
+    on_cpu = predict(tiny_network, stack).astype(int)
+    for sections in (None, [8, 3, 4, 0]):
+        on_gpu = predict(tiny_network, stack, config, sections)
+        expected = on_cpu if sections is None else on_cpu[:, sections]
+        assert np.abs(on_gpu - expected).max() <= 2
+
+
+def test_a_limit_of_memory_makes_tiles(tiny_network, monkeypatch):
+    stack = np.random.default_rng(3).integers(0, 256, (1, 400, 400), np.uint8)
+    predictor = AffinityPredictor(tiny_network, InferenceConfig(device="cpu", memory=10_000_000))
+    seen = []
+    pair_affinities = predictor.pair_affinities
+
+    def watch(prev, current, window=None):
+        seen.append(current.full.shape[-2:])
+        return pair_affinities(prev, current, window)
+
+    monkeypatch.setattr(predictor, "pair_affinities", watch)
+    made = next(iter(predictor.predict(EMVolume.from_array(stack), TO_UNIT)))
+    assert len(seen) > 1
+    assert np.abs(predict(tiny_network, stack).astype(int)[:, 0] - made.affinities).max() <= 1

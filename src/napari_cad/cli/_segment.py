@@ -157,6 +157,15 @@ def segment(
             help="Processes that make fragments; by default one per core.", rich_help_panel=_RUN
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="4GB",
+            help="All processes of the run together stay below this much main memory, whatever "
+            "the size of the volume; by default there is no limit.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew if RUN.zarr exists.")
     ] = False,
@@ -169,6 +178,7 @@ def segment(
     """
     from napari_cad.cli._progress import follow
     from napari_cad.core.config import FitConfig, InferenceConfig
+    from napari_cad.core.memory_plan import parse_memory
     from napari_cad.core.readers import open_volume
     from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
 
@@ -184,6 +194,7 @@ def segment(
         absorb=absorb,
         inference=InferenceConfig(device=device, precision=precision, tile=tile, batch=batch),
         workers=workers,
+        memory=None if memory is None else parse_memory(memory),
         fit=FitConfig(adapt=adapt, smooth=smooth, rescale=rescale),
         augmentation=augment,
     )

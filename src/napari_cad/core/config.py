@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.intensity import IntensityMapping
-from napari_cad.core.tiling import ALIGNMENT
+from napari_cad.core.tiling import ALIGNMENT, smallest_tile
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -94,6 +94,15 @@ class InferenceConfig(_Config):
             "min": 64,
         },
     )
+    memory: int | None = field(
+        default=None,
+        metadata={
+            "help": "What one step may take of the main memory on a CPU; by default half of what "
+            "is free.",
+            "unit": "bytes",
+            "min": 1,
+        },
+    )
     halo: int = field(
         default=144,
         metadata={
@@ -113,10 +122,10 @@ class InferenceConfig(_Config):
             )
         if self.halo % ALIGNMENT:
             raise ConfigError(f"halo must be a multiple of {ALIGNMENT}, got {self.halo}")
-        if self.tile is not None and self.tile < 2 * self.halo + ALIGNMENT:
+        if self.tile is not None and self.tile < smallest_tile(self.halo):
             raise ConfigError(
                 f"a tile of {self.tile} voxels leaves nothing inside a halo of {self.halo} on "
-                f"each side: use at least {2 * self.halo + ALIGNMENT}"
+                f"each side: use at least {smallest_tile(self.halo)}"
             )
 
 
@@ -239,6 +248,16 @@ class SegmentationConfig(_Config):
             "max": 256,
         },
     )
+    memory: int | None = field(
+        default=None,
+        kw_only=True,
+        metadata={
+            "help": "What all processes of the run together may take of the main memory; by "
+            "default there is no limit.",
+            "unit": "bytes",
+            "min": 1,
+        },
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `json` can write."""
@@ -250,6 +269,7 @@ class SegmentationConfig(_Config):
             "agglomeration": self.agglomeration.to_json(),
             "augmentation": self.augmentation,
             "workers": self.workers,
+            "memory": self.memory,
         }
 
     @classmethod

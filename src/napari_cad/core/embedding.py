@@ -19,12 +19,13 @@ import torch.nn.functional as F
 
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ShapeError
-from napari_cad.core.inference import BYTES_PER_VOXEL_AND_CHANNEL, pick_device
+from napari_cad.core.inference import pick_device
+from napari_cad.core.memory_plan import STEP_PER_VOXEL_AND_CHANNEL
 from napari_cad.core.network import ShallowFeatures, StudentNetwork, TileWindow, fold_batch_norm
 from napari_cad.core.preprocessing import Preprocessing
 from napari_cad.core.projection import EmbeddingBasis, Which, fit_basis, sample_voxels
 from napari_cad.core.seams import unit_length
-from napari_cad.core.tiling import ALIGNMENT, Padding, tile_spans
+from napari_cad.core.tiling import Padding, largest_tile, tile_spans
 from napari_cad.core.volume import spread_sections
 
 if TYPE_CHECKING:
@@ -199,12 +200,11 @@ class SectionEmbedder:
         """Give the side of a tile; None where the section goes through in one go."""
         if self._config.tile is not None:
             return self._config.tile
-        per_voxel = BYTES_PER_VOXEL_AND_CHANNEL * self.network.width
+        per_voxel = STEP_PER_VOXEL_AND_CHANNEL * self.network.width
         budget = _MEMORY_SHARE * self.device.free_memory()
         if voxels * per_voxel <= budget:
             return None
-        smallest = 2 * self._config.halo + ALIGNMENT
-        return max(smallest, int((budget / per_voxel) ** 0.5) // ALIGNMENT * ALIGNMENT)
+        return largest_tile(budget / per_voxel, self._config.halo)
 
     def _encoded(self, z: int) -> ShallowFeatures:
         """Shallow features of a section; the next pair has one of its two sections in common."""

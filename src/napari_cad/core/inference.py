@@ -8,6 +8,7 @@ and are not kept.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from napari_cad.core.affinity import LEVELS, affinities_of_strips, pair_affiniti
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
 from napari_cad.core.fast_cpu import FastStudent
+from napari_cad.core.memory_plan import STEP_PER_VOXEL_AND_CHANNEL
 from napari_cad.core.network import (
     ShallowFeatures,
     StudentNetwork,
@@ -27,7 +29,7 @@ from napari_cad.core.network import (
     fold_batch_norm,
 )
 from napari_cad.core.preprocessing import Preprocessing
-from napari_cad.core.tiling import ALIGNMENT, Padding, Span, tile_spans
+from napari_cad.core.tiling import ALIGNMENT, Padding, Span, largest_tile, smallest_tile, tile_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,10 +38,6 @@ if TYPE_CHECKING:
 
     from napari_cad.core.intensity import IntensityMapping
     from napari_cad.core.volume import EMVolume
-
-#: Peak memory of one pair in float32, bytes per voxel of a section and channel of width, measured
-#: on whole sections of 512² to 2048² (benchmarks/bench_memory.py); used to choose tile and batch.
-BYTES_PER_VOXEL_AND_CHANNEL = 48
 
 #: Share of the free memory that a step may plan with.
 _MEMORY_SHARE = 0.5
@@ -171,7 +169,7 @@ class _Plan:
         if self.batch > 1:
             return _Plan(self.batch // 2, self.tile)
         half = min(self.tile or longest, longest) // 2 // ALIGNMENT * ALIGNMENT
-        if half < 2 * halo + ALIGNMENT:
+        if half < smallest_tile(halo):
             raise DeviceMemoryError(
                 f"the device has too little memory for a tile of {self.tile or longest} voxels "
                 f"with a halo of {halo}: free some, choose the CPU, or set a smaller halo"
@@ -182,13 +180,14 @@ class _Plan:
 def _plan(config: InferenceConfig, device: Device, width: int, height: int, length: int) -> _Plan:
     """Choose batch and tile so that a step stays within its share of the free memory."""
     budget = _MEMORY_SHARE * device.free_memory()
-    per_voxel = BYTES_PER_VOXEL_AND_CHANNEL * width
+    if config.memory is not None and device.kind == "cpu":
+        budget = config.memory
+    per_voxel = STEP_PER_VOXEL_AND_CHANNEL * width
     if device.precision != "float32":
         per_voxel //= 2
     tile = config.tile
     if tile is None and height * length * per_voxel > budget:
-        smallest = 2 * config.halo + ALIGNMENT
-        tile = max(smallest, int((budget / per_voxel) ** 0.5) // ALIGNMENT * ALIGNMENT)
+        tile = largest_tile(budget / per_voxel, config.halo)
     batch = config.batch
     if batch is None:
         voxels = min(height, tile or height) * min(length, tile or length)
@@ -276,19 +275,25 @@ class AffinityPredictor:
         if not isinstance(intensity, Preprocessing):
             intensity = Preprocessing(intensity)
         step = _SectionStep(self, volume, intensity)
-        done = 0
-        while done < len(wanted):
-            batch = wanted[done : done + step.plan.batch]
+        # a GPU is told what to do and does it later: while it computes one batch, the next one is
+        # read here, and the caller writes the one before
+        ahead = 1 if self.device.kind == "cuda" else 0
+        in_flight: deque[_Batch] = deque()
+        begun = 0
+        while begun < len(wanted):
+            batch = wanted[begun : begun + step.plan.batch]
             try:
-                affinities = step.run(batch)
+                in_flight.append(step.begin(batch))
             except (RuntimeError, MemoryError) as error:
                 if not _ran_out_of_memory(error):
                     raise
                 step.shrink()
                 continue
-            for z, one in zip(batch, affinities, strict=True):
-                yield SectionAffinities(z, one)
-            done += len(batch)
+            begun += len(batch)
+            while len(in_flight) > ahead:
+                yield from step.finish(in_flight.popleft())
+        while in_flight:
+            yield from step.finish(in_flight.popleft())
 
 
 def _ran_out_of_memory(error: Exception) -> bool:
@@ -296,6 +301,25 @@ def _ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory")
     )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Affinities of some sections, on their way from the device.
+
+    Attributes
+    ----------
+    sections : list of int
+        Which ones.
+    affinities : Tensor, shape (n, 3, H, W), uint8
+        In main memory; padded as the network sees them.
+    arrived : cuda.Event or None
+        Until it has happened they are not there yet.
+    """
+
+    sections: list[int]
+    affinities: torch.Tensor
+    arrived: torch.cuda.Event | None = None
 
 
 class _SectionStep:
@@ -328,19 +352,36 @@ class _SectionStep:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def run(self, sections: list[int]) -> npt.NDArray[np.uint8]:
-        """Affinities of `sections`, shape (n, 3, Y, X), uint8."""
+    def begin(self, sections: list[int]) -> _Batch:
+        """Tell the device to predict `sections`; a CPU has done it on return."""
         tile = self.plan.tile
         rows = tile_spans(self.padded[0], tile, self.config.halo)
         columns = tile_spans(self.padded[1], tile, self.config.halo)
         with self.device.autocast():
             if len(rows) == len(columns) == 1:
-                out = self._whole(sections)
-            else:
-                out = self._tiled(sections, rows, columns)
-        return self._crop(out)
+                return self._on_its_way(sections, self._whole(sections))
+            return _Batch(sections, self._tiled(sections, rows, columns))
 
-    def _whole(self, sections: list[int]) -> npt.NDArray[np.uint8]:
+    def _on_its_way(self, sections: list[int], made: torch.Tensor) -> _Batch:
+        """Let the result follow the computation into main memory, without waiting for it."""
+        if self.device.kind != "cuda":
+            return _Batch(sections, made.cpu())
+        # only pinned memory is copied to while the host goes on
+        affinities = torch.empty(made.shape, dtype=made.dtype, pin_memory=True)
+        affinities.copy_(made, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(torch.cuda.current_stream(made.device))
+        return _Batch(sections, affinities, arrived)
+
+    def finish(self, batch: _Batch) -> Iterator[SectionAffinities]:
+        """Wait for a batch, and give it section by section at the volume's own size."""
+        if batch.arrived is not None:
+            batch.arrived.synchronize()
+        cropped = self._crop(batch.affinities.numpy())
+        for z, affinities in zip(batch.sections, cropped, strict=True):
+            yield SectionAffinities(z, affinities)
+
+    def _whole(self, sections: list[int]) -> torch.Tensor:
         """Whole sections at once; the encoding of a section serves both of its pairs."""
         features: dict[int, ShallowFeatures] = dict([self._encoded] if self._encoded else [])
         needed = dict.fromkeys(p for z in sections for p in (max(z - 1, 0), z))
@@ -357,7 +398,7 @@ class _SectionStep:
         out = self.predictor.pair_affinities(prev, current)
         self._encoded = sections[-1], features.pop(sections[-1])
         self._spare = next(iter(features.values()), None)
-        return out.cpu().numpy()
+        return out
 
     def _encode(self, image: torch.Tensor) -> ShallowFeatures:
         """Encode sections; on a CPU in the place of features that nobody needs any more."""
@@ -366,11 +407,9 @@ class _SectionStep:
         spare, self._spare = self._spare, None
         return self.network.encode_section(image, overwrite=spare)
 
-    def _tiled(
-        self, sections: list[int], rows: list[Span], columns: list[Span]
-    ) -> npt.NDArray[np.uint8]:
+    def _tiled(self, sections: list[int], rows: list[Span], columns: list[Span]) -> torch.Tensor:
         """Tile by tile; the encodings are made anew, since they would fill the memory."""
-        out = np.empty((len(sections), 3, *self.padded), np.uint8)
+        out = torch.empty((len(sections), 3, *self.padded), dtype=torch.uint8)
         needed = list(dict.fromkeys(p for z in sections for p in (max(z - 1, 0), z)))
         image = self._load(needed, on_device=False)
         prev_index = [needed.index(max(z - 1, 0)) for z in sections]
@@ -386,7 +425,7 @@ class _SectionStep:
                 current = ShallowFeatures(features.full[index], features.half[index])
                 made = self.predictor.pair_affinities(prev, current, window)
                 kept = made[:, :, row.keep_in_read, column.keep_in_read]
-                out[:, :, row.keep, column.keep] = kept.cpu().numpy()
+                out[:, :, row.keep, column.keep] = kept.cpu()
         return out
 
     def _load(self, sections: list[int], *, on_device: bool = True) -> torch.Tensor:
@@ -399,9 +438,11 @@ class _SectionStep:
         mapped = [self.preprocessing(self.volume.section(z), z=z) for z in sections]
         padded = np.stack([np.pad(section, pads, mode="reflect") for section in mapped])
         batch = torch.from_numpy(padded[:, None])
-        if on_device:
-            return batch.to(self.device.name, memory_format=torch.channels_last)
-        return batch
+        if not on_device:
+            return batch
+        if self.device.kind == "cuda":
+            batch = batch.pin_memory()  # or the copy waits for what the GPU is at
+        return batch.to(self.device.name, memory_format=torch.channels_last, non_blocking=True)
 
     def _crop(self, out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Take the padding off, and fill the first row and column of what is left.

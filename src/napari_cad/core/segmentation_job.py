@@ -55,6 +55,8 @@ class SegmentationOptions:
         How the student is fitted to the stack; by default not at all.
     workers : int, optional
         See `SegmentationConfig`.
+    memory : int, optional
+        Bytes of main memory that all processes of the run together may take.
     augmentation : str
         Views of each pair that are averaged; see `napari_cad.core.augmented`.
     """
@@ -68,6 +70,7 @@ class SegmentationOptions:
     fit: FitConfig = field(default_factory=FitConfig)
     absorb: int = 0
     augmentation: str = "none"
+    memory: int | None = None
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -89,6 +92,7 @@ class SegmentationOptions:
             workers=self.workers,
             fit=self.fit,
             augmentation=self.augmentation,
+            memory=self.memory,
         )
 
 

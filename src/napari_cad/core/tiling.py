@@ -19,6 +19,16 @@ ALIGNMENT = 16
 RECEPTIVE_RADIUS = 137
 
 
+def smallest_tile(halo: int) -> int:
+    """Side of the smallest tile of which something is left inside a halo, in voxels."""
+    return 2 * halo + ALIGNMENT
+
+
+def largest_tile(voxels: float, halo: int) -> int:
+    """Side of the largest square tile of at most so many voxels, but of a tile in any case."""
+    return max(smallest_tile(halo), int(voxels**0.5) // ALIGNMENT * ALIGNMENT)
+
+
 @dataclass(frozen=True)
 class Padding:
     """How many rows or columns to add on either side of an axis."""
