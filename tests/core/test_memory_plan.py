@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_cad.core.config import InferenceConfig
+from napari_cad.core.config import InferenceConfig, SegmentationConfig
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.memory_plan import (
     CALLER,
@@ -11,6 +11,7 @@ from napari_cad.core.memory_plan import (
     format_memory,
     parse_memory,
     plan_memory,
+    within_memory,
 )
 
 SIZE = (2048, 2048)
@@ -101,3 +102,15 @@ def test_a_tile_that_the_person_chose_counts():
     assert tiled.workers >= whole.workers
     with pytest.raises(ConfigError):
         plan(1_400_000_000, tile=1024)
+
+
+def test_a_run_without_a_limit_is_left_alone():
+    config = SegmentationConfig()
+    assert within_memory(config, SIZE, SIZE, 16) is config
+
+
+def test_a_run_gets_what_its_limit_allows():
+    config = within_memory(SegmentationConfig(memory=2 * 10**9, workers=4), SIZE, SIZE, 16)
+    assert config.n_workers < 4
+    assert config.inference.memory is not None
+    assert config.inference.memory < 2 * 10**9

@@ -12,14 +12,14 @@ The constants are resident memory as measured on Linux (benchmarks/bench_memory.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.tiling import smallest_tile
 
 if TYPE_CHECKING:
-    from napari_cad.core.config import InferenceConfig
+    from napari_cad.core.config import InferenceConfig, SegmentationConfig
 
 _MIB = 1 << 20
 
@@ -149,6 +149,42 @@ def plan_memory(
         f"{format_memory(memory - left(0) + tiled)} of memory with this checkpoint, got "
         f"{format_memory(memory)}: allow that much, or segment a crop"
     )
+
+
+def within_memory(
+    config: SegmentationConfig, size: tuple[int, int], network_size: tuple[int, int], width: int
+) -> SegmentationConfig:
+    """Let a run keep its own limit.
+
+    Parameters
+    ----------
+    config : SegmentationConfig
+        Its `memory` is the limit; None changes nothing.
+    size, network_size, width
+        As for `plan_memory`.
+
+    Returns
+    -------
+    SegmentationConfig
+        With the workers, and the memory of a step, that the limit allows.
+
+    Raises
+    ------
+    ConfigError
+        As `plan_memory`.
+    """
+    if config.memory is None:
+        return config
+    plan = plan_memory(
+        config.memory,
+        size,
+        config.inference,
+        width=width,
+        workers=config.n_workers,
+        network_size=network_size,
+    )
+    workers = config.workers if plan.workers == config.n_workers else plan.workers
+    return replace(config, workers=workers, inference=replace(config.inference, memory=plan.step))
 
 
 def agglomeration_share(memory: int) -> int:

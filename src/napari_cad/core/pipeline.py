@@ -23,6 +23,7 @@ from napari_cad.core.agglomerations import agglomerate, check_agglomeration
 from napari_cad.core.errors import ConfigError, VolumeError
 from napari_cad.core.events import Event, Finished, OutOfDomain, SectionDone, StageStarted
 from napari_cad.core.fragments import section_fragments
+from napari_cad.core.memory_plan import within_memory
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore, is_store, run_signature
 from napari_cad.core.torch_memory import give_memory_back
@@ -111,6 +112,13 @@ def segment_volume(
     config = replace(config, intensity=intensity)
     preprocessing = Preprocessing.of(intensity, config.fit)
     network = checkpoint.build()
+    device = pick_device(config.inference.device, config.inference.precision)
+    config = within_memory(
+        config,
+        volume.shape[1:],
+        preprocessing.network_size(volume.shape[1:]),
+        network.width if device.kind == "cpu" else 0,
+    )
     if config.fit.adapt > 0:
         yield StageStarted("adaptation", 1)
         network = adapt(
@@ -119,7 +127,7 @@ def segment_volume(
             preprocessing,
             strength=config.fit.adapt,
             n_sections=config.fit.sampled_sections,
-            device=pick_device(config.inference.device, config.inference.precision).name,
+            device=device.name,
         )
         yield SectionDone("adaptation", volume.n_sections - 1, 1, 1)
     predictor = AffinityPredictor(network, config.inference)
