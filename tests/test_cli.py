@@ -95,6 +95,50 @@ def test_a_second_call_has_nothing_left_to_do(napari_cad, files, run):
     assert [event["stage"] for event in done] == ["agglomeration"]
 
 
+def test_a_quick_look(napari_cad, files, tmp_path, monkeypatch):
+    """It has a store of its own, which says what it is; truth of either resolution will do."""
+    monkeypatch.chdir(tmp_path)
+    segment = ["segment", files / "stack.tif", "-c", files / "tiny.safetensors", "--device", "cpu"]
+    segment += ["--voxel-size", "30,6,6", "--crop", "2:33,:", "--sections", "1:"]
+    code, out, err = napari_cad(*segment, "--quick")
+    assert code == 0, err
+    store = SegmentationStore.open(tmp_path / "stack-tiny-bin2.zarr")
+    assert "stack-tiny-bin2.zarr" in out
+    assert store.shape == (2, 16, 40)  # of 31 rows
+    assert store.voxel_size == (30, 12, 12)
+    assert store.origin == (30, 15, 3)
+    assert store.settings["signature"]["volume"]["bin"] == 2
+    code, out, _ = napari_cad("info", store.path, "--json")
+    assert json.loads(out)["bin"] == 2
+    # a run at full resolution does not go on there
+    code, _, err = napari_cad(*segment, "-o", store.path)
+    assert code == 1
+    assert "volume.bin: the store has 2, this run None" in err
+    code, _, err = napari_cad(*segment, "--quick", "--bin", "3")
+    assert code == 2
+
+    labels = np.stack([store.lut()[store.read_fragments(z)] for z in range(2)])
+    labels = labels.repeat(2, 1).repeat(2, 2)[:, :31]
+    truth = tifffile.imread(files / "truth.tif")[1:3, 2:33]
+    tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "crop.tif", truth, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "coarse.tif", truth[:, ::2, ::2], photometric="minisblack")
+    _, out, _ = napari_cad("evaluate", tmp_path / "labels.tif", tmp_path / "crop.tif", "--json")
+    expected = json.loads(out)["voi"]
+    for name in (files / "truth.tif", tmp_path / "crop.tif"):
+        code, out, err = napari_cad("evaluate", store.path, name, "--json", "--errors", "3")
+        assert code == 0, err
+        result = json.loads(out)
+        assert result["voi"] == pytest.approx(expected)
+        assert result["n_voxels"] == (truth > 0).sum()
+        assert (result["bin"], result["compared_at_resolution_of"]) == (2, "truth")
+    code, out, _ = napari_cad("evaluate", store.path, tmp_path / "coarse.tif", "--json")
+    assert json.loads(out)["n_voxels"] == (truth[:, ::2, ::2] > 0).sum()
+    assert json.loads(out)["compared_at_resolution_of"] == "run"
+    code, out, _ = napari_cad("evaluate", store.path, files / "truth.tif")
+    assert "brought up to the truth's resolution" in out
+
+
 def test_evaluate_takes_the_truth_of_the_whole_volume(napari_cad, files, run):
     code, out, _ = napari_cad("evaluate", run, files / "truth.tif", "--json")
     assert code == 0

@@ -136,6 +136,40 @@ def test_the_voxel_size_warning_heeds_the_rescaling(volume, checkpoint, tmp_path
         assert all("0.25 would make them alike" in message for message in about_size)
 
 
+@pytest.mark.parametrize(
+    ("pixel", "factor", "expected"),
+    [
+        (4.0, 1, "binning by 2"),
+        (4.0, 2, None),  # 8 nm, as in training
+        (8.0, 2, "quick look"),
+        (2.0, 2, "Rescaling by 0.5"),  # still too fine
+        (30.0, 1, "Rescaling by 3.75"),
+    ],
+)
+def test_the_voxel_size_warning_heeds_the_binning(
+    volume, checkpoint, tmp_path, pixel, factor, expected
+):
+    stack = EMVolume(volume.data, (30, pixel, pixel))
+    options = SegmentationOptions(inference=InferenceConfig(device="cpu"), workers=0, bin=factor)
+    events = segmentation_job(stack, str(checkpoint.path), tmp_path / "run.zarr", options)
+    messages = [getattr(event, "message", "") for event in events]
+    about_size = [message for message in messages if "voxels of this volume" in message]
+    assert [expected in message for message in about_size] == [True] * (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("fit", "seen"),
+    [
+        (FitConfig(smooth=1.0), FitConfig(smooth=0.5)),
+        (FitConfig(rescale=0.25), FitConfig(rescale=0.5)),
+        (FitConfig(rescale=0.75), FitConfig(rescale=1.0)),  # never larger for being binned
+        (FitConfig(rescale=1.5, adapt=0.5), FitConfig(rescale=1.5, adapt=0.5)),
+    ],
+)
+def test_a_fit_means_the_same_for_a_binned_stack(volume, checkpoint, fit, seen):
+    assert SegmentationOptions(fit=fit, bin=2).config(volume, checkpoint.metadata).fit == seen
+
+
 @pytest.mark.parametrize(("agreement", "n_warnings"), [(0.6, 1), (0.95, 0)])
 def test_a_student_that_does_not_fit_is_warned_of_once(
     volume, checkpoint, tmp_path, monkeypatch, agreement, n_warnings

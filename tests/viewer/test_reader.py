@@ -12,6 +12,7 @@ import tifffile
 import zarr
 from napari.layers import Image, Labels, Layer
 
+from napari_cad.core.binning import binned
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions
@@ -185,6 +186,22 @@ def test_a_store_opens_as_its_layers(store_path, raw, example_runs):
         np.testing.assert_allclose(layer.scale, (30, 6, 7))
         assert str(layer.units[0]) == "nanometer"
         assert layer.name.startswith("stack")
+
+
+@pytest.mark.parametrize("voxel_size", [(30, 6, 7), None])
+def test_a_binned_store_lies_over_the_whole_image(tmp_path, example_runs, raw, voxel_size):
+    np.save(tmp_path / "stack.npy", raw)
+    volume = open_volume(tmp_path / "stack.npy", voxel_size=voxel_size).crop((1, 5), (2, 31))
+    path = tmp_path / "run.zarr"
+    list(example_runs.segment(binned(volume, 2), "default", path, SegmentationOptions()))
+    image, affinities, segments = read(str(path))
+    np.testing.assert_array_equal(np.asarray(image.data), raw[1:5, 2:31])
+    assert image.name == "stack"
+    for layer in (affinities, segments):
+        assert layer.name.startswith("stack (bin 2) ")
+        np.testing.assert_allclose(
+            layer.data_to_world((3, 5, 7)), image.data_to_world((3, 10.5, 14.5))
+        )
 
 
 def test_a_store_whose_volume_has_gone_opens_without_it(tmp_path, example_runs, raw):

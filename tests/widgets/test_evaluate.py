@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QElapsedTimer, Qt, QTimer
 
+from napari_cad.core.errors import ShapeError
 from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.error_layers import aligned_truth, go_to
 from napari_cad.viewer.layers import LutLabels, Placement, find_layer, tag
@@ -301,6 +302,29 @@ def test_the_truth_of_a_larger_stack_is_cropped(ready, run, truth):
     segments = viewer.layers["stack segments"]
     np.testing.assert_array_equal(aligned_truth(segments, larger).data[:], truth)
     assert aligned_truth(segments, viewer.layers["truth"]).shape == SHAPE
+
+
+def test_the_truth_of_a_binned_run_has_the_full_resolution(ready, truth):
+    viewer, _ = ready
+    finest = np.array(VOXEL) / (1, 2, 2)
+    whole = np.zeros((10, 80, 100), np.uint16)
+    fine = truth.repeat(2, 1).repeat(2, 2)[:, :, :-1]  # the last column of an odd number
+    whole[2:8, 11:75, 20:99] = fine
+    placed = {"scale": finest, "units": ("nm",) * 3}
+    first = np.array(ORIGIN) - np.array((0, 0.5, 0.5)) * finest  # the run's is the centre of four
+    larger = viewer.add_labels(
+        whole, translate=first - np.array((2, 11, 20)) * finest, name="larger", **placed
+    )
+    alone = viewer.add_labels(fine, translate=first, name="alone", **placed)
+    segments = viewer.layers["stack segments"]
+    np.testing.assert_array_equal(aligned_truth(segments, larger).data[:, :, :-1], fine)
+    np.testing.assert_array_equal(aligned_truth(segments, alone).data[:], fine)
+    other = viewer.add_labels(fine, translate=first + 20 * finest, name="elsewhere", **placed)
+    with pytest.raises(ShapeError, match="does not cover"):
+        aligned_truth(segments, other)
+    plain = viewer.add_labels(np.asarray(segments.data), scale=VOXEL, translate=ORIGIN)
+    with pytest.raises(ShapeError, match="does not cover"):  # these labels are no run
+        aligned_truth(plain, larger)
 
 
 @pytest.mark.parametrize("ndisplay", [2, 3])

@@ -94,6 +94,39 @@ def test_a_real_run_from_the_form_to_the_layers(docked, raw, qtbot, tmp_path):
     assert store.origin == (60, 12, 14)
 
 
+def test_a_quick_look_lies_over_the_image(docked, raw, qtbot, tmp_path):
+    """At half the resolution, rotated image and all, and in a store of its own."""
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "tiny.safetensors"
+    metadata = CheckpointMetadata(
+        name="tiny", width=2, embedding_dim=3, training_data="nothing", licence="none"
+    )
+    save_checkpoint(checkpoint, StudentNetwork(2, 3), metadata)
+    viewer, widget = docked()
+    image = viewer.add_image(raw, **NM, rotate=20, name="stack")
+    widget.checkpoint.choose(str(checkpoint))
+    widget.device.set_values(device="cpu")
+    full = widget.output.value()
+    widget.quick.setChecked(True)
+    widget.volume.sections[0].setValue(1)
+    assert widget.output.value().name == "stack_tiny-bin2.zarr"
+    widget.run()
+    wait_for_end(qtbot, widget)
+    assert "segments of" in widget.status.line.text(), widget.status.details.toPlainText()
+    store = SegmentationStore.open(widget.output.value())
+    assert store.shape == (5, 16, 20)
+    assert store.voxel_size == (30, 12, 14)
+    segments, affinities = (layer_of(viewer, widget, r) for r in ("segments", "affinities"))
+    assert segments.name == "stack (bin 2) segments"
+    for layer in (segments, affinities):
+        # the middle of four voxels of the image, and the first section that was chosen
+        np.testing.assert_allclose(
+            layer.data_to_world((3, 5, 7)), image.data_to_world((4, 10.5, 14.5))
+        )
+    widget.quick.setChecked(False)
+    assert widget.output.value() == full
+
+
 def test_layers_come_while_it_runs_and_stay_responsive(ready, qtbot):
     viewer, widget = ready
     widget.checkpoint.choose("slow.safetensors")

@@ -28,7 +28,8 @@ def evaluate(
         typer.Argument(
             metavar="TRUTH",
             help="Ground truth labels, 0 = unlabelled and not counted. For a run on a part of a "
-            "volume, the truth of the whole volume will do.",
+            "volume, the truth of the whole volume will do; for a quick look, that of the full "
+            "resolution.",
         ),
     ],
     sections: Sections = None,
@@ -66,6 +67,10 @@ def evaluate(
         table = store_contingency(store, truth_volume, wanted)
         result = evaluate_store(store, truth_volume, wanted, table)
         values, text = result.to_json(), _curve_text(result)
+        if store.bin > 1:
+            at = "run" if truth_volume.shape == store.shape else "truth"
+            values |= {"bin": store.bin, "compared_at_resolution_of": at}
+            text = f"{_binned_text(store.bin, at)}\n\n{text}"
         if errors:
             report = run_errors(store, table, least_voxels=least_voxels)
     else:
@@ -78,6 +83,14 @@ def evaluate(
         listed = report.to_json()["errors"][:errors]
         values, text = values | {"errors": listed}, f"{text}\n\n{_errors_text(report, errors)}"
     typer.echo(json.dumps(values) if as_json else text)
+
+
+def _binned_text(factor: int, at: str) -> str:
+    """Say at which resolution a run that was binned is compared."""
+    what = f"The run is binned by {factor} in y and x"
+    if at == "run":
+        return f"{what}, and so is the truth: compared at that resolution."
+    return f"{what}. Its labels are brought up to the truth's resolution, every voxel repeated."
 
 
 def _label_errors(

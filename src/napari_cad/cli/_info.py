@@ -103,6 +103,7 @@ def _store_facts(file: str) -> dict[str, Any]:
         "volume_path": source and source["path"],
         "shape_zyx": list(store.shape),
         "voxel_size_nm_zyx": store.voxel_size,
+        "bin": store.bin,
         "checkpoint": store.settings["checkpoint"]["name"],
         "intensity": store.settings["config"]["intensity"],
         "merge_function": store.merge_function,

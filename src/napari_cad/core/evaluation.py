@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_cad.core.binning import EnlargedLabels, binned_shape
 from napari_cad.core.errors import ShapeError
 from napari_cad.core.metrics import (
     ContingencyTable,
@@ -17,7 +18,7 @@ from napari_cad.core.metrics import (
 
 if TYPE_CHECKING:
     from napari_cad.core.store import SegmentationStore
-    from napari_cad.core.volume import EMVolume
+    from napari_cad.core.volume import ArrayLike, EMVolume
 
 #: Thresholds of a curve: 0.05, 0.10, … 0.95.
 CURVE_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -80,7 +81,9 @@ def evaluate_store(
         Finished.
     truth : EMVolume
         Labels, 0 = unlabelled, which is not counted. Either of the store's own shape, or of the
-        volume that the store's was cropped from.
+        volume that the store's was cropped from. The truth of a run that was binned may have the
+        full resolution: the labels are then brought up to it, every voxel repeated, so that scores
+        are about the same voxels as those of a run that was not.
     sections : (start, stop), optional
         Half-open, counted in the uncropped volume.
     table : ContingencyTable, optional
@@ -111,17 +114,16 @@ def store_contingency(
 ) -> ContingencyTable:
     """Count fragments × truth, section by section; see `evaluate_store`."""
     bounds = _bounds(store)
-    if truth.shape == store.shape:
-        first = bounds[0][0]
-    else:
+    first = bounds[0][0]
+    if truth.shape not in (store.shape, tuple(stop - start for start, stop in bounds)):
         if any(stop > length for (_, stop), length in zip(bounds, truth.shape, strict=True)):
             raise ShapeError(
                 f"the run has shape {store.shape}, cut out of {bounds} (z, y, x), and the truth "
                 f"{truth.shape}: expected truth of the same shape or of the uncropped volume"
             )
-        if not _is_cropped(store):
-            raise ShapeError(f"expected truth of the run's shape {store.shape}, got {truth.shape}")
-        truth, first = truth.crop(*bounds), bounds[0][0]
+        if _is_cropped(store):
+            truth = truth.crop(*bounds)
+    fragments = fragments_for(store, truth.shape)
     start, stop = sections or (None, None)
     wanted = range(first, first + store.n_sections)[
         slice(
@@ -134,7 +136,38 @@ def store_contingency(
             f"the run has the sections {first}:{first + store.n_sections}, none of {start}:{stop}"
         )
     return volume_contingency(
-        truth=truth.data, segmentation=store.fragments, sections=[z - first for z in wanted]
+        truth=truth.data, segmentation=fragments, sections=[z - first for z in wanted]
+    )
+
+
+def fragments_for(store: SegmentationStore, shape: tuple[int, int, int]) -> ArrayLike:
+    """Give the fragments of a run at the resolution of a truth.
+
+    Parameters
+    ----------
+    store : SegmentationStore
+        Of a run, which may have been binned.
+    shape : tuple of int
+        (Z, Y, X) of the truth: that of the run, or of its volume before it was binned.
+
+    Returns
+    -------
+    array_like, shape `shape`, uint32
+        Read when it is sliced.
+
+    Raises
+    ------
+    ShapeError
+        If the truth has neither shape.
+    """
+    if shape == store.shape:
+        return store.fragments
+    if store.bin > 1 and binned_shape(shape, store.bin) == store.shape:
+        return EnlargedLabels(store.fragments, store.bin, shape)
+    finer = f", or {store.bin} times that in y and x" if store.bin > 1 else ""
+    raise ShapeError(
+        f"expected truth and segmentation of one shape, the run's {store.shape}{finer}, got "
+        f"{shape}: crop one to the sections and the region of the other"
     )
 
 
@@ -166,7 +199,7 @@ def evaluate_labels(
 
 
 def _bounds(store: SegmentationStore) -> list[tuple[int, int]]:
-    """Where the store's volume lies in the file it came from, half-open, (z, y, x)."""
+    """Where the store's volume lies in the file it came from, half-open, in its voxels."""
     source = store.settings["volume"]["source"]
     if source and source["bounds"]:
         return [(int(start), int(stop)) for start, stop in source["bounds"]]

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_cad.core.error_report import LEAST_VOXELS, ErrorReport
 from napari_cad.core.errors import ShapeError
+from napari_cad.core.evaluation import fragments_for
 from napari_cad.core.events import Event, SectionDone, StageStarted
 from napari_cad.core.metrics import ContingencyTable, contingency
 
@@ -57,7 +58,7 @@ def evaluate_run(
     run : str
         Path of the store.
     truth : EMVolume
-        Labels of the store's own shape; 0 is unlabelled.
+        Labels of the store's own shape, or of its volume before it was binned; 0 is unlabelled.
     lut : ndarray, shape (n_fragments + 1,), optional
         Fragment to segment; by default that of the store at its own threshold.
     least_voxels : int
@@ -81,11 +82,11 @@ def evaluate_run(
 
     store = SegmentationStore.open(run)
     if table is None:
-        _check_shapes(truth.shape, store.shape)
+        fragments = fragments_for(store, truth.shape)
         tables = []
         yield StageStarted(COUNTING, store.n_sections)
         for z in range(store.n_sections):
-            tables.append(contingency(truth.section(z), store.read_fragments(z)))
+            tables.append(contingency(truth.section(z), np.asarray(fragments[z])))
             yield SectionDone(COUNTING, z, z + 1, store.n_sections)
         table = ContingencyTable.total(tables)
         yield Counted(table)

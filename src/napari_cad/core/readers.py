@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from napari_cad.core.binning import binned
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.formats import _hdf5, _mapped, _sections, _tiff, _zarr
 from napari_cad.core.formats._files import READ_ERRORS, Opened, unreadable
@@ -15,7 +16,14 @@ from napari_cad.core.volume import EMVolume, VolumeSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SUFFIXES", "can_read", "list_datasets", "open_source", "open_volume", "split_path"]
+__all__ = [
+    "SUFFIXES",
+    "can_read",
+    "list_datasets",
+    "open_source",
+    "open_volume",
+    "split_path",
+]
 
 
 class _Format(NamedTuple):
@@ -108,7 +116,7 @@ def open_source(source: VolumeSource) -> EMVolume:
     Returns
     -------
     EMVolume
-        With the crop and the voxel size of the source.
+        With the crop, the voxel size and the binning of the source.
 
     Raises
     ------
@@ -116,10 +124,10 @@ def open_source(source: VolumeSource) -> EMVolume:
         As `open_volume`; also if the crop lies outside of what is there now.
     """
     volume = open_volume(source.path, dataset=source.dataset, voxel_size=source.voxel_size)
-    if source.bounds is None:
-        return volume
-    z, y, x = source.bounds
-    return replace(volume.crop(z, y, x), source=source)
+    if source.bounds is not None:
+        z, y, x = source.bounds
+        volume = replace(volume.crop(z, y, x), source=replace(source, bin=1))
+    return binned(volume, source.bin)
 
 
 def can_read(path: str | os.PathLike[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_cad.core.binning import QUICK, binned
 from napari_cad.core.config import (
     AgglomerationConfig,
     FitConfig,
@@ -59,6 +60,9 @@ class SegmentationOptions:
         Bytes of main memory that all processes of the run together may take.
     augmentation : str
         Views of each pair that are averaged; see `napari_cad.core.augmented`.
+    bin : int
+        How many voxels along y and x become one before anything else; 2 is a quick look, in about
+        a quarter of the time. See `napari_cad.core.binning`.
     """
 
     intensity: IntensityMapping | None = None
@@ -71,6 +75,7 @@ class SegmentationOptions:
     absorb: int = 0
     augmentation: str = "none"
     memory: int | None = None
+    bin: int = 1
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -90,10 +95,20 @@ class SegmentationOptions:
                 self.absorb,
             ),
             workers=self.workers,
-            fit=self.fit,
+            fit=_fit_of_binned(self.fit, self.bin),
             augmentation=self.augmentation,
             memory=self.memory,
         )
+
+
+def _fit_of_binned(fit: FitConfig, factor: int) -> FitConfig:
+    """Make of a fit to a stack the same fit to the stack binned by `factor`.
+
+    Smoothing is in voxels, which have become larger. Where the network was to see the sections
+    smaller, binning has done so already, in part or altogether; it never sees them larger for it.
+    """
+    rescale = fit.rescale if fit.rescale >= 1 else min(1.0, fit.rescale * factor)
+    return replace(fit, smooth=fit.smooth / factor, rescale=rescale)
 
 
 def default_intensity(
@@ -154,8 +169,10 @@ def segmentation_job(
 
     if isinstance(volume, VolumeSource):
         volume = open_source(volume)
+    options = options or SegmentationOptions()
+    volume = binned(volume, options.bin)
     loaded = resolve_checkpoint(checkpoint)
-    config = (options or SegmentationOptions()).config(volume, loaded.metadata)
+    config = options.config(volume, loaded.metadata)
     yield from _voxel_size_warning(volume, loaded.metadata, config.fit.rescale)
     yield from segment_volume(volume, loaded, config, store_path, overwrite=overwrite)
 
@@ -181,14 +198,32 @@ def _voxel_size_warning(
     if volume.voxel_size is None or checkpoint.voxel_size is None:
         return
     ratios = [a / b for a, b in zip(volume.voxel_size[1:], checkpoint.voxel_size[1:], strict=True)]
-    if not all(1 / _VOXEL_SIZE_RATIO <= r / rescale <= _VOXEL_SIZE_RATIO for r in ratios):
-        here, there = (
-            " × ".join(f"{size:g}" for size in sizes[1:])
-            for sizes in (volume.voxel_size, checkpoint.voxel_size)
-        )
-        at = f", rescaled by {rescale:g}" if rescale != 1 else ""
+    seen = [ratio / rescale for ratio in ratios]
+    if _alike(seen):
+        return
+    here, there = (
+        " × ".join(f"{size:g}" for size in sizes[1:])
+        for sizes in (volume.voxel_size, checkpoint.voxel_size)
+    )
+    if volume.bin > 1 and _alike([ratio / volume.bin for ratio in seen]):
         yield Warned(
-            f"The voxels of this volume are {here} nm (y × x){at}, those that {checkpoint.name} "
-            f"was trained on {there} nm: expect worse results than on data of its own size. "
-            f"Rescaling by {own_size_rescale(volume, checkpoint):.3g} would make them alike."
+            f"Binned by {volume.bin}, the voxels of this volume are {here} nm (y × x), those that "
+            f"{checkpoint.name} was trained on {there} nm: this is a quick look, expect worse "
+            "results than of a run at full resolution."
         )
+        return
+    at = f", rescaled by {rescale:g}" if rescale != 1 else ""
+    wanted = own_size_rescale(volume, checkpoint)
+    advice = f"Rescaling by {wanted:.3g} would make them alike"
+    factor = round(1 / wanted)
+    if factor >= QUICK and _alike([ratio * factor for ratio in ratios]):
+        advice += f", and so would binning by {factor} (“Quick look” is {QUICK}), in less time"
+    yield Warned(
+        f"The voxels of this volume are {here} nm (y × x){at}, those that {checkpoint.name} "
+        f"was trained on {there} nm: expect worse results than on data of its own size. {advice}."
+    )
+
+
+def _alike(ratios: list[float]) -> bool:
+    """Whether voxel sizes are near enough to those of the training data to say nothing."""
+    return all(1 / _VOXEL_SIZE_RATIO <= ratio <= _VOXEL_SIZE_RATIO for ratio in ratios)

@@ -209,6 +209,7 @@ class SegmentationStore:
                 "voxel_size": None if volume.voxel_size is None else list(volume.voxel_size),
                 "origin": list(volume.origin),
                 "source": None if volume.source is None else volume.source.to_json(),
+                **({} if volume.bin == 1 else {"bin": volume.bin}),
             },
             "checkpoint": checkpoint.to_json(),
         }
@@ -287,6 +288,11 @@ class SegmentationStore:
         """(z, y, x) in nm of the first voxel."""
         z, y, x = self.settings["volume"]["origin"]
         return z, y, x
+
+    @property
+    def bin(self) -> int:
+        """How many voxels of the stack along y and x are one of the run's: 2 in a quick look."""
+        return int(self.settings["volume"].get("bin", 1))
 
     @property
     def config(self) -> SegmentationConfig:

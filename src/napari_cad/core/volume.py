@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from napari_cad.core._lazy import ArrayLike, Bounds, CroppedArray
+from napari_cad.core.binning import BinnedArray
 from napari_cad.core.errors import VolumeError
 
 if TYPE_CHECKING:
@@ -39,12 +40,15 @@ class VolumeSource:
         Half-open crop (z, y, x) in voxels of the file; None for everything.
     voxel_size : tuple of float, optional
         (z, y, x) in nm where it was given by hand, against or in place of the file's own.
+    bin : int
+        How many voxels along y and x become one, once it is cropped; see `napari_cad.core.binning`.
     """
 
     path: str
     dataset: str | None = None
     bounds: Bounds | None = None
     voxel_size: tuple[float, float, float] | None = None
+    bin: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Make a dictionary that `json` can write."""
@@ -53,6 +57,7 @@ class VolumeSource:
             "dataset": self.dataset,
             "bounds": None if self.bounds is None else [list(pair) for pair in self.bounds],
             "voxel_size": None if self.voxel_size is None else list(self.voxel_size),
+            **({} if self.bin == 1 else {"bin": self.bin}),
         }
 
     @classmethod
@@ -73,6 +78,7 @@ class VolumeSource:
                 if bounds is None
                 else cast("Bounds", tuple((int(a), int(b)) for a, b in bounds)),
                 voxel_size=None if voxel_size is None else _three_floats(voxel_size, "voxel size"),
+                bin=int(values.get("bin", 1)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise VolumeError(
@@ -97,6 +103,9 @@ class EMVolume:
         For people.
     source : VolumeSource, optional
         How to open it again; None for an array that exists in memory only.
+    bin : int
+        How many voxels of the stack along y and x one of these is the mean of; see
+        `napari_cad.core.binning`.
 
     Raises
     ------
@@ -110,6 +119,7 @@ class EMVolume:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     name: str = "volume"
     source: VolumeSource | None = None
+    bin: int = 1
 
     def __post_init__(self) -> None:
         _check_array(self.data)
@@ -249,10 +259,22 @@ class EMVolume:
             origin = cast("tuple[float, float, float]", tuple(o + s * v for o, s, v in moved))
         source = self.source
         if source is not None:
-            base = [0, 0, 0] if source.bounds is None else [start for start, _ in source.bounds]
-            absolute = tuple((b + i, b + j) for b, (i, j) in zip(base, bounds, strict=True))
-            source = replace(source, bounds=cast("Bounds", absolute))
+            source = replace(source, bounds=self._bounds_in_file(bounds))
         return replace(self, data=data, origin=origin, source=source)
+
+    def _bounds_in_file(self, bounds: Bounds) -> Bounds:
+        """Bounds in voxels of the source's file."""
+        ours = None if self.source is None else self.source.bounds
+        if ours is None:
+            whole = self.data.stack_shape if isinstance(self.data, BinnedArray) else self.shape
+            ours = ((0, whole[0]), (0, whole[1]), (0, whole[2]))
+        steps = (1, self.bin, self.bin)
+        # the last block of a binned axis may have been cut short
+        moved = tuple(
+            (first + start * step, min(first + stop * step, last))
+            for (first, last), (start, stop), step in zip(ours, bounds, steps, strict=True)
+        )
+        return cast("Bounds", moved)
 
     def signature(self) -> dict[str, Any]:
         """Describe what tells this volume from another one, without reading it all.
@@ -262,7 +284,7 @@ class EMVolume:
         dict
             path, dataset and bounds (None without a source), shape, dtype, and `sha256` over the
             middle (at most 1024×1024 voxels) of at most five sections spread over the volume, the
-            first and the last among them. `json` can write it.
+            first and the last among them; bin, where it is not 1. `json` can write it.
         """
         digest = hashlib.sha256()
         _, height, width = self.shape
@@ -279,6 +301,8 @@ class EMVolume:
             "shape": list(self.shape),
             "dtype": self.dtype.name,
             "sha256": digest.hexdigest(),
+            # absent where it is not used, so that runs made before there was this can go on
+            **({} if self.bin == 1 else {"bin": self.bin}),
         }
 
 

@@ -301,12 +301,13 @@ def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:
     Parameters
     ----------
     segmentation, truth : Labels
-        Of three axes. Of one shape, or placed in the same world with voxels of the same size.
+        Of three axes. Of one shape, or placed in the same world with voxels of the same size; the
+        truth of a run that was binned may have the full resolution.
 
     Returns
     -------
     EMVolume
-        The truth, of the segmentation's shape.
+        The truth, of the segmentation's shape or, where that was binned, of the shape before.
 
     Raises
     ------
@@ -318,17 +319,42 @@ def aligned_truth(segmentation: Labels, truth: Labels) -> EMVolume:
     volume, shape = volume_from_layer(truth), volume_from_layer(segmentation).shape
     if volume.shape == shape:
         return volume
-    scale = np.asarray(segmentation.scale)
-    same = segmentation.ndim == truth.ndim and np.allclose(scale, truth.scale)
-    offset = np.asarray(segmentation.translate) - np.asarray(truth.translate) if same else None
-    start = None if offset is None else np.rint(offset / scale).astype(int)
-    if start is None or (start < 0).any() or (start + shape > volume.shape).any():
+    step = _voxels_of(truth, segmentation)
+    box = None if step is None else _box_in(truth, segmentation, step)
+    if box is None:
         raise ShapeError(
             f"{truth.name} {volume.shape} does not cover {segmentation.name} {shape}: choose truth "
             "of the same shape, or give both layers the scale and translate they have in the stack"
         )
-    z, y, x = ((int(a), int(a) + int(n)) for a, n in zip(start, shape, strict=True))
+    z, y, x = box
     return replace(volume.crop(z, y, x), name=truth.name)
+
+
+def _box_in(
+    truth: Labels, segmentation: Labels, step: npt.NDArray[np.int_]
+) -> list[tuple[int, int]] | None:
+    """Where the segmentation lies in the truth, half-open per axis, if it lies in it."""
+    length = np.asarray(truth.data.shape)
+    offset = np.asarray(segmentation.translate) - np.asarray(truth.translate)
+    start = np.rint(offset / truth.scale - (step - 1) / 2).astype(int)
+    stop = start + step * segmentation.data.shape
+    # the last block of a binned axis may have been cut short
+    if (start < 0).any() or (stop - length >= step).any():
+        return None
+    return [(int(a), int(b)) for a, b in zip(start, np.minimum(stop, length), strict=True)]
+
+
+def _voxels_of(truth: Labels, segmentation: Labels) -> npt.NDArray[np.int_] | None:
+    """How many voxels of the truth are one of the segmentation, (z, y, x); None if no such number.
+
+    More than one only of a run, and of squares in a section: that is what binning makes.
+    """
+    if segmentation.ndim != truth.ndim:
+        return None
+    step = np.rint(np.asarray(segmentation.scale) / truth.scale).astype(int)
+    binned = shown_lut(segmentation) is not None and step[0] == 1 and step[1] == step[2]
+    fits = np.allclose(segmentation.scale, step * truth.scale)
+    return step if fits and (binned or (step == 1).all()) else None
 
 
 def segmentation_key(layer: Layer) -> str:

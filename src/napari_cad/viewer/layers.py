@@ -216,7 +216,17 @@ class Placement:
         moved = np.asarray(self.settings["translate"]) + rotation @ step
         return Placement(self.ndim, self.settings | {"translate": moved})
 
-    def from_voxel(self, start: tuple[int, int, int]) -> Placement:
+    def binned(self, factor: int) -> Placement:
+        """Place a layer of which a voxel lies over `factor` × `factor` of this one, in y and x."""
+        if factor == 1:
+            return self
+        settings = {"scale": np.ones(self.ndim), **self.settings}
+        middle = (factor - 1) / 2  # of the first block, in voxels of this one
+        placed = Placement(self.ndim, settings).from_voxel((0, middle, middle))
+        larger = np.asarray(settings["scale"]) * np.array([1, factor, factor])[-self.ndim :]
+        return replace(placed, settings=placed.settings | {"scale": larger})
+
+    def from_voxel(self, start: tuple[float, float, float]) -> Placement:
         """Place a layer that begins at voxel `start` (z, y, x) of this one."""
         names = ("scale", "translate", "rotate", "shear")
         known = {name: self.settings[name] for name in names if name in self.settings}

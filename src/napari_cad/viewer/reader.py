@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_cad.core._lazy import LazyArray
+from napari_cad.core.binning import binned_shape
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.volume import EMVolume, VolumeSource
 from napari_cad.viewer.layers import ChannelsLast, LutLabels, Placement, tag
@@ -113,7 +114,7 @@ def read_store(path: Path_s | Sequence[Path_s]) -> list[LayerData]:
 def store_layers(store: SegmentationStore) -> list[LayerData]:
     """Make the layers of an open store; see `read_store`."""
     run = str(store.path)
-    placed = Placement.of_volume(store.voxel_size, store.origin).for_axes(3)
+    placed = _placement(store).for_axes(3)
     layers = [_layer(volume) for volume in _source_volume(store)]
 
     def add(role: Any, data: Any, kind: str, **settings: Any) -> None:
@@ -129,20 +130,33 @@ def store_layers(store: SegmentationStore) -> list[LayerData]:
     return layers
 
 
+def _placement(store: SegmentationStore) -> Placement:
+    placed = Placement.of_volume(store.voxel_size, store.origin)
+    # without a voxel size, in voxels of the image
+    return placed if store.voxel_size is not None else placed.binned(store.bin)
+
+
 def _source_volume(store: SegmentationStore) -> list[EMVolume]:
-    """Open the volume that a store was made from, if it is still where it was."""
+    """Open the volume that a store was made from, at full resolution, if it is where it was."""
     from napari_cad.core.readers import open_source
 
     recorded = store.settings["volume"]
     if recorded.get("source") is None:
         return []
     try:
-        volume = open_source(VolumeSource.from_json(recorded["source"]))
+        source = VolumeSource.from_json(recorded["source"])
+        volume = open_source(replace(source, bin=1))
     except VolumeError:
         return []
-    if volume.shape != store.shape:
+    if binned_shape(volume.shape, store.bin) != store.shape:
         return []
-    return [replace(volume, name=store.name, voxel_size=store.voxel_size, origin=store.origin)]
+    size, origin, factor = store.voxel_size, store.origin, store.bin
+    if size is not None:
+        size = (size[0], size[1] / factor, size[2] / factor)
+        dy, dx = ((factor - 1) / 2 * length for length in size[1:])
+        origin = (origin[0], origin[1] - dy, origin[2] - dx)
+    name = store.name if store.bin == 1 else volume.name
+    return [replace(volume, name=name, voxel_size=size, origin=origin)]
 
 
 def _open_all(path: Path_s) -> list[EMVolume]:
