@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -13,7 +15,8 @@ import zarr
 
 from napari_cad.core.errors import ConfigError, ShapeError, StoreError, VolumeError
 from napari_cad.core.export import export_labels, smallest_dtype
-from napari_cad.core.readers import list_datasets, open_volume
+from napari_cad.core.label_pyramid import mode_of_blocks
+from napari_cad.core.readers import is_label_image, list_datasets, open_levels, open_volume
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,10 +82,20 @@ def test_the_origin_comes_back(name: str, tmp_path: Path) -> None:
 def test_ome_zarr_metadata(tmp_path: Path) -> None:
     array = labels(5, (2, 1100, 3))
     path = export_labels(
-        array.__getitem__, array.shape, tmp_path / "cells.zarr", voxel_size=VOXEL_SIZE
+        array.__getitem__,
+        array.shape,
+        tmp_path / "cells.zarr",
+        voxel_size=VOXEL_SIZE,
+        origin=(60, 0, 9),
     )
     group = json.loads((path / "zarr.json").read_text())
     assert group["zarr_format"] == 3
+    coarser = [
+        # the centre of 2 × 2 voxels, of 4 × 4 voxels
+        ("0", [30.0, 6.0, 4.5], [60.0, 0.0, 9.0]),
+        ("1", [30.0, 12.0, 9.0], [60.0, 3.0, 11.25]),
+        ("2", [30.0, 24.0, 18.0], [60.0, 9.0, 15.75]),
+    ]
     assert group["attributes"] == {
         "ome": {
             "version": "0.5",
@@ -96,11 +109,13 @@ def test_ome_zarr_metadata(tmp_path: Path) -> None:
                     ],
                     "datasets": [
                         {
-                            "path": "0",
+                            "path": level,
                             "coordinateTransformations": [
-                                {"type": "scale", "scale": [30.0, 6.0, 4.5]}
+                                {"type": "scale", "scale": scale},
+                                {"type": "translation", "translation": translation},
                             ],
                         }
+                        for level, scale, translation in coarser
                     ],
                 }
             ],
@@ -109,7 +124,68 @@ def test_ome_zarr_metadata(tmp_path: Path) -> None:
     }
     data = zarr.open_array(str(path / "0"), mode="r")
     assert data.metadata.dimension_names == ("z", "y", "x")
-    assert data.chunks == (1, 1024, 3)
+    assert (data.chunks, data.shards) == ((1, 512, 3), (1, 1536, 3))
+    assert zarr.open_array(str(path / "2"), mode="r").shape == (2, 275, 1)
+    # one file per section, however many chunks it has
+    assert len([file for file in (path / "0" / "c").rglob("*") if file.is_file()]) == 2
+
+
+def test_without_a_voxel_size_levels_lie_over_one_another_in_voxels(tmp_path: Path) -> None:
+    array = labels(5, (1, 513, 3))
+    path = export_labels(array.__getitem__, array.shape, tmp_path / "a.zarr", voxel_size=None)
+    (image,) = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]["multiscales"]
+    assert "unit" not in image["axes"][0]
+    assert [entry["coordinateTransformations"] for entry in image["datasets"]] == [
+        [{"type": "scale", "scale": [1.0, 1.0, 1.0]}],
+        [
+            {"type": "scale", "scale": [1.0, 2.0, 2.0]},
+            {"type": "translation", "translation": [0.0, 0.5, 0.5]},
+        ],
+    ]
+
+
+@pytest.mark.parametrize("voxel_size", [VOXEL_SIZE, (6.0, 6.0, 6.0), None])
+def test_every_level_holds_the_modes_of_the_one_before(
+    voxel_size: tuple[float, float, float] | None, tmp_path: Path
+) -> None:
+    array = labels(3, (5, 600, 1030))
+    path = export_labels(array.__getitem__, array.shape, tmp_path / "a.zarr", voxel_size=voxel_size)
+    volume = open_volume(path)
+    assert is_label_image(volume)
+    levels = [np.asarray(level) for level in open_levels(volume)]
+    np.testing.assert_array_equal(levels[0], array)
+    assert len(levels) == 3
+    step = 2 if voxel_size == (6.0, 6.0, 6.0) else 1
+    for before, level in itertools.pairwise(levels):
+        for z, section in enumerate(level):
+            np.testing.assert_array_equal(
+                section, mode_of_blocks(before[z * step : (z + 1) * step])
+            )
+    coarsest = open_volume(path / "2")
+    assert coarsest.shape == levels[2].shape
+    assert coarsest.voxel_size == (
+        None if voxel_size is None else (voxel_size[0] * step**2, *(4 * v for v in voxel_size[1:]))
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_does_not_grow_with_the_number_of_sections(name: str, tmp_path: Path) -> None:
+    """Of twelve sections as much as of three, and much less than all of them."""
+    peaks = []
+    for n_sections in (1, 3, 12):  # the first imports what it needs
+        tracemalloc.start()
+        export_labels(
+            lambda z: np.full((700, 700), z, np.uint32),
+            (n_sections, 700, 700),
+            tmp_path / f"{n_sections}{name}",
+            voxel_size=(6, 6, 6),
+            max_label=2**20,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    section = 700 * 700 * 4
+    assert peaks[2] < peaks[1] + section / 2
+    assert peaks[2] < 6 * section
 
 
 def test_tiff_is_big_compressed_and_ome(tmp_path: Path) -> None:

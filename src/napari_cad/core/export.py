@@ -27,8 +27,11 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".hdf5": "hdf5",
 }
 
-#: Side of a chunk within a section; a chunk holds one section.
+#: Side of a chunk within a section in HDF5; a chunk holds one section.
 _CHUNK = 1024
+
+#: The same in OME-Zarr, and the side of a shard: a file that holds so many chunks of a section.
+_ZARR_CHUNK, _ZARR_SHARD = 512, 4096
 
 #: Name of the dataset in HDF5, as other EM tools write and expect it.
 HDF5_DATASET = "main"
@@ -58,8 +61,9 @@ def export_labels(
     shape : sequence of int
         (Z, Y, X).
     path : path-like
-        Its folder exists. The suffix decides the format: `.zarr` (OME-Zarr 0.5 label image),
-        `.tif` (BigTIFF with OME metadata, deflate), `.h5` or `.hdf` (HDF5, dataset `main`).
+        Its folder exists. The suffix decides the format: `.zarr` (OME-Zarr 0.5 label image, with
+        the coarser levels of `napari_cad.core.label_pyramid`), `.tif` (BigTIFF with OME metadata,
+        deflate), `.h5` or `.hdf` (HDF5, dataset `main`).
     voxel_size : sequence of float or None
         (z, y, x) in nm; None is written as not known.
     origin : sequence of float
@@ -198,33 +202,63 @@ def _write_zarr(
     import zarr
     from zarr.codecs import BloscCodec
 
+    from napari_cad.core.label_pyramid import PyramidBuilder, pyramid_levels
+
+    levels = pyramid_levels(shape, voxel_size)
+    size, first = voxel_size or [1.0] * 3, [0.0] * 3 if voxel_size is None else origin
+    datasets: list[dict[str, Any]] = []
+    for number, level in enumerate(levels):
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": level.scale(size)}]
+        translation = level.translation(size, first)
+        if any(translation):
+            transformations.append({"type": "translation", "translation": translation})
+        datasets.append({"path": str(number), "coordinateTransformations": transformations})
     unit = {} if voxel_size is None else {"unit": "nanometer"}
-    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": voxel_size or [1.0] * 3}]
-    if voxel_size is not None and any(origin):
-        transformations.append({"type": "translation", "translation": origin})
     metadata = {
         "version": "0.5",
         "multiscales": [
             {
                 "name": name,
                 "axes": [{"name": axis, "type": "space", **unit} for axis in "zyx"],
-                "datasets": [{"path": "0", "coordinateTransformations": transformations}],
+                "datasets": datasets,
             }
         ],
         "image-label": {},
     }
     group = zarr.create_group(str(path), zarr_format=3, attributes={"ome": metadata})
-    array = group.create_array(
-        "0",
-        shape=shape,
-        chunks=_chunks(shape),
-        dtype=dtype,
-        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
-        dimension_names=["z", "y", "x"],
-        fill_value=0,
+    arrays = []
+    for number, level in enumerate(levels):
+        chunks, shards = _zarr_chunks(level.shape)
+        array = group.create_array(
+            str(number),
+            shape=level.shape,
+            chunks=chunks,
+            shards=shards,
+            dtype=dtype,
+            compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+            dimension_names=["z", "y", "x"],
+            fill_value=0,
+        )
+        arrays.append(array)
+
+    def write(level: int, z: int, labels: np.ndarray[Any, Any]) -> None:
+        arrays[level][z] = labels
+
+    builder = PyramidBuilder(levels, write)
+    for labels in sections:
+        builder.add(labels)
+
+
+def _zarr_chunks(
+    shape: tuple[int, int, int],
+) -> tuple[tuple[int, int, int], tuple[int, int, int] | None]:
+    """Chunks, and shards where there are several: of one section, so that each is written once."""
+    chunks = tuple(min(length, _ZARR_CHUNK) for length in shape[1:])
+    shards = tuple(
+        min(-(-length // chunk) * chunk, _ZARR_SHARD)
+        for length, chunk in zip(shape[1:], chunks, strict=True)
     )
-    for z, labels in enumerate(sections):
-        array[z] = labels
+    return (1, *chunks), None if shards == chunks else (1, *shards)  # type: ignore[return-value]
 
 
 def _write_hdf5(

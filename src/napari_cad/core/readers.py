@@ -16,10 +16,14 @@ from napari_cad.core.volume import EMVolume, VolumeSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from napari_cad.core.volume import ArrayLike
+
 __all__ = [
     "SUFFIXES",
     "can_read",
+    "is_label_image",
     "list_datasets",
+    "open_levels",
     "open_source",
     "open_volume",
     "split_path",
@@ -128,6 +132,42 @@ def open_source(source: VolumeSource) -> EMVolume:
         z, y, x = source.bounds
         volume = replace(volume.crop(z, y, x), source=replace(source, bin=1))
     return binned(volume, source.bin)
+
+
+def open_levels(volume: EMVolume) -> list[ArrayLike]:
+    """Open all resolutions of a volume from `open_volume`, lazily.
+
+    Parameters
+    ----------
+    volume : EMVolume
+        Whole, as it was opened.
+
+    Returns
+    -------
+    list of array_like, shape (Z, Y, X) each
+        The finest, which is the volume's own, first; it alone where the file has no other.
+
+    Raises
+    ------
+    VolumeError
+        If a level is damaged.
+    """
+    source = volume.source
+    if source is None or source.bounds is not None or not _zarr.is_zarr(Path(source.path)):
+        return [volume.data]
+    try:
+        coarser = _zarr.open_levels(Path(source.path), source.dataset)[1:]
+    except READ_ERRORS as error:
+        raise unreadable(source.path, _ZARR.kind, error) from error
+    return [volume.data, *coarser]
+
+
+def is_label_image(volume: EMVolume) -> bool:
+    """Tell whether a volume from `open_volume` is an OME-Zarr label image."""
+    source = volume.source
+    if source is None or not _zarr.is_zarr(Path(source.path)):
+        return False
+    return _zarr.is_label_image(Path(source.path), source.dataset)
 
 
 def can_read(path: str | os.PathLike[str]) -> bool:

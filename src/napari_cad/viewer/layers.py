@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from napari.utils.transforms import Affine
 
-from napari_cad.core._lazy import LazyArray
+from napari_cad.core._lazy import CroppedArray, LazyArray
 from napari_cad.core.errors import ShapeError, VolumeError
 from napari_cad.core.jobs import Served
 from napari_cad.core.volume import EMVolume, VolumeSource
@@ -136,6 +136,40 @@ class LutLabels(LazyArray):
         if kept is None or kept[0] != z:
             kept = self._kept = (z, np.asarray(self._fragments[z]).astype(np.intp))
         return kept[1]
+
+
+class PyramidLevel(LazyArray):
+    """One resolution of a multiscale layer: a box cut out of it reads nothing yet. Read-only.
+
+    napari cuts the tile that is on screen out of all sections before it takes one of them. Any
+    other index than one plain slice per axis reads what it asks for.
+
+    Parameters
+    ----------
+    data : array_like, shape (Z, Y, X)
+        Read by slices.
+    """
+
+    def __init__(self, data: ArrayLike) -> None:
+        super().__init__(data.shape, data.dtype)
+        self._data = data
+
+    def __getitem__(self, key: Any) -> Any:
+        items = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(item, slice) and item.step in (None, 1) for item in items):
+            return super().__getitem__(key)
+        spans = [range(n)[item] for n, item in zip(self.shape, items, strict=False)]
+        spans += [range(n) for n in self.shape[len(spans) :]]
+        z, y, x = ((span.start, span.stop) for span in spans)
+        return PyramidLevel(CroppedArray(self._data, (z, y, x)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("a lazy array cannot be seen as an ndarray without reading it")
+        return np.asarray(super().__getitem__(...), dtype=dtype)
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        return np.asarray(self._data[z, y, x])
 
 
 class ChannelsLast:

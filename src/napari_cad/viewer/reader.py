@@ -18,7 +18,7 @@ from napari_cad.core._lazy import LazyArray
 from napari_cad.core.binning import binned_shape
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.volume import EMVolume, VolumeSource
-from napari_cad.viewer.layers import ChannelsLast, LutLabels, Placement, tag
+from napari_cad.viewer.layers import ChannelsLast, LutLabels, Placement, PyramidLevel, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def read_volumes(path: Path_s | Sequence[Path_s]) -> list[LayerData]:
     -------
     list of LayerData
         One layer, or one per volume where a file holds several; labels for integers of 32 bits
-        and more, and where the name says so.
+        and more, and where the name says so. Labels of several resolutions are multiscale.
 
     Raises
     ------
@@ -183,8 +183,13 @@ def _open_all(path: Path_s) -> list[EMVolume]:
 
 
 def _layer(volume: EMVolume) -> LayerData:
+    """Make a layer of a volume: labels in all resolutions that there are, images in the finest."""
+    from napari_cad.core.readers import is_label_image, open_levels
+
     labels = volume.dtype.kind in "iu" and (
-        volume.dtype.itemsize >= 4 or _LABELS_NAME.search(volume.name) is not None
+        volume.dtype.itemsize >= 4
+        or _LABELS_NAME.search(volume.name) is not None
+        or is_label_image(volume)
     )
     source = None if volume.source is None else volume.source.to_json()
     settings = {
@@ -192,7 +197,11 @@ def _layer(volume: EMVolume) -> LayerData:
         "metadata": tag("labels" if labels else "image", source=source),
         **Placement.of_volume(volume.voxel_size, volume.origin).for_axes(3),
     }
-    return volume.data, settings, "labels" if labels else "image"
+    levels = open_levels(volume) if labels else [volume.data]
+    if len(levels) == 1:
+        return volume.data, settings, "labels" if labels else "image"
+    pyramid = [PyramidLevel(level) for level in levels]
+    return pyramid, settings | {"multiscale": True}, "labels"
 
 
 class _Stacked(LazyArray):

@@ -103,6 +103,36 @@ def open_zarr(path: Path, dataset: str | None) -> Opened:
     return Opened(opened.data, opened.voxel_size, opened.origin, join_choice(name or None, choice))
 
 
+def open_levels(path: Path, dataset: str | None) -> list[ZarrArray]:
+    """Open all resolutions of an OME-Zarr image, the finest first; none of what is no image."""
+    import zarr
+
+    name, choice = split_choice(dataset)
+    place = path / (name or "").strip("/")
+    node = zarr.open(str(place), mode="r")
+    multiscales = _multiscales(node.attrs)
+    if not isinstance(node, zarr.Group) or multiscales is None:
+        return []
+    levels: list[ZarrArray] = []
+    for entry in multiscales["datasets"]:
+        at = place / str(entry["path"])
+        if is_zarr(at):
+            array = zarr.open_array(str(at), mode="r")
+            opened = _with_ome(at, array, multiscales, dict(entry), choice).data
+            assert isinstance(opened, ZarrArray)
+            levels.append(opened)
+    return sorted(levels, key=lambda level: level.size, reverse=True)
+
+
+def is_label_image(path: Path, dataset: str | None) -> bool:
+    """Tell whether the metadata of an OME-Zarr image say that it holds labels."""
+    import zarr
+
+    node = zarr.open(str(path / (split_choice(dataset)[0] or "").strip("/")), mode="r")
+    ome: Any = node.attrs.get("ome", node.attrs)
+    return hasattr(ome, "get") and "image-label" in ome
+
+
 def list_zarr(path: Path) -> list[str]:
     """Names of images and arrays; the empty name is the image or array at `path` itself."""
     return list(_volumes(path, path, labels=True, least_axes=2))
