@@ -12,11 +12,20 @@ import tifffile
 import zarr
 from napari.layers import Image, Labels, Layer
 
+from napari_cad.core._lazy import LazyArray
 from napari_cad.core.binning import binned
 from napari_cad.core.errors import VolumeError
+from napari_cad.core.export import export_labels
+from napari_cad.core.label_pyramid import mode_of_blocks
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.layers import find_layer, role_of, volume_from_layer
+from napari_cad.viewer.layers import (
+    PyramidLevel,
+    find_layer,
+    role_of,
+    sendable,
+    volume_from_layer,
+)
 from napari_cad.viewer.reader import get_reader
 from napari_cad.viewer.samples import synthetic_sample
 from napari_cad.viewer.state import state_of
@@ -261,3 +270,60 @@ def test_the_sample_has_a_scale_and_a_truth():
     assert role_of(truth) == "truth"
     assert isinstance(truth, Labels)
     assert len(np.unique(truth.data)) > 10
+
+
+def test_exported_labels_open_in_all_their_resolutions(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 300, (3, 600, 1100)).astype(np.uint16)
+    path = export_labels(
+        labels.__getitem__,
+        labels.shape,
+        tmp_path / "out.zarr",  # neither the name nor the type says what it is
+        voxel_size=(30, 6, 7),
+        origin=(60, 0, 14),
+        max_label=300,
+    )
+    (layer,) = read(path)
+    assert isinstance(layer, Labels)
+    assert layer.multiscale
+    assert [level.shape for level in layer.data] == [(3, 600, 1100), (3, 300, 550), (3, 150, 275)]
+    np.testing.assert_array_equal(layer.data[0][1], labels[1])
+    np.testing.assert_array_equal(layer.data[1][1], mode_of_blocks(labels[1:2]))
+    np.testing.assert_allclose(layer.scale, (30, 6, 7))
+    np.testing.assert_allclose(layer.translate, (60, 0, 14))
+    assert not layer.editable
+    volume = volume_from_layer(layer)
+    assert sendable(volume) is volume  # a job opens it by itself
+    np.testing.assert_array_equal(np.asarray(volume.data), labels)
+
+
+class Counted(LazyArray):
+    """Remembers the shapes of what was read."""
+
+    def __init__(self, array):
+        super().__init__(array.shape, array.dtype)
+        self._array = array
+        self.read = []
+
+    def _read(self, z, y, x):
+        values = self._array[z, y, x]
+        self.read.append(values.shape)
+        return values
+
+
+def test_of_a_pyramid_only_the_section_on_screen_is_read():
+    array = np.random.default_rng(0).integers(0, 9, (20, 64, 48)).astype(np.uint16)
+    levels = [Counted(array), Counted(array[:, ::2, ::2])]
+    layer = Labels([PyramidLevel(level) for level in levels], multiscale=True)
+    read_shapes = [shape for level in levels for shape in level.read]
+    assert read_shapes
+    assert {shape[0] for shape in read_shapes} == {1}
+    # a cut reads nothing until it is looked at, an integer does
+    level = layer.data[0]
+    levels[0].read.clear()
+    cut = level[2:9, :, 5:40]
+    assert cut.shape == (7, 64, 35)
+    assert levels[0].read == []
+    np.testing.assert_array_equal(cut[3, 1:4], array[5, 1:4, 5:40])
+    assert levels[0].read == [(1, 3, 35)]
+    np.testing.assert_array_equal(np.asarray(cut), array[2:9, :, 5:40])
+    np.testing.assert_array_equal(cut[::2, ::-1], array[2:9, :, 5:40][::2, ::-1])
