@@ -79,7 +79,7 @@ class SegmentWidget(Column):
         self.quick.setToolTip(
             tooltip(
                 "At half the resolution in y and x, in about a quarter of the time: coarse labels, "
-                "in a store of their own. Where the voxels are finer than those that the "
+                "in a store of their own. Where the voxels are half as large as those that the "
                 "checkpoint was trained on, they may be the better ones."
             )
         )
