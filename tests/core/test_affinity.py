@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_cad.core import affinity
 from napari_cad.core.affinity import LEVELS, OFFSETS, dequantise, pair_affinities, quantise
 from napari_cad.core.errors import ShapeError
 
@@ -55,6 +56,14 @@ def test_equals_the_double_loop(batch, channels, height, width, seed):
     for b in range(batch):
         expected = slow_pair_affinities(prev[b].numpy(), now[b].numpy())
         np.testing.assert_allclose(made[b].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_strips_of_rows_give_what_the_whole_gives(rows, monkeypatch):
+    prev, now = random_embeddings((1, 8, 20, 6))
+    expected = pair_affinities(prev, now)
+    monkeypatch.setattr(affinity, "_ROWS_AT_ONCE", rows)
+    torch.testing.assert_close(pair_affinities(prev, now), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 2), (2, 3), (3, 2)])

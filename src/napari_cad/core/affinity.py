@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LEVELS",
     "OFFSETS",
-    "affinities_of_strips",
     "dequantise",
     "pair_affinities",
     "quantise",
@@ -68,23 +67,11 @@ def pair_affinities(embedding_prev: Tensor, embedding: Tensor) -> Tensor:
     # pixel by pixel, so strips of rows give the same; on a CPU they stay in its cache
     rows = _ROWS_AT_ONCE if embedding.device.type == "cpu" else embedding.shape[2]
     strips = zip(*(torch.split(e, rows, dim=2) for e in (embedding_prev, embedding)), strict=True)
-    return affinities_of_strips(strips)
+    return _affinities_of_strips(strips)
 
 
-def affinities_of_strips(strips: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Affinities of one pair of sections, of which the embeddings come strip by strip.
-
-    Parameters
-    ----------
-    strips : iterable of (Tensor, Tensor), shape (B, E, rows, W), float
-        Rows of `embedding_prev` and `embedding` as `pair_affinities` takes them, from the top;
-        at least one.
-
-    Returns
-    -------
-    Tensor, shape (B, 3, H, W), float32 in [0, 1]
-        What `pair_affinities` returns for the whole.
-    """
+def _affinities_of_strips(strips: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Affinities of one pair of sections, of which the embeddings come strip by strip."""
     z, y, x = [], [], []
     above = None
     for strip_prev, strip in strips:

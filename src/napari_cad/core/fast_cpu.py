@@ -1,14 +1,16 @@
-"""The student on a CPU in float32: the same arithmetic with less traffic and less memory.
+"""The student on a CPU in float32: the same sums with fewer products, less traffic, less memory.
 
 The network as `napari_cad.core.network` draws it writes a map of the whole section, 64 to 128 MB
-for 1024² voxels, after every operation and reads it back for the next. Here
+for 1024² voxels, after every operation and reads it back for the next, and multiplies 68·10⁹ times.
+Here
 
-- ReLU is part of the convolution (oneDNN has the two in one, and torch's own compiler uses it);
-- the convolution of [skip, up-sampled] is the sum of one over each: the two are never joined;
-- what both decoders take from the joint features is up-sampled once;
-- a section goes through each pair of convolutions in strips of rows, and on to its affinities, so
-  that the widest maps are never whole. A strip reads the real rows above and below it, and zeros
-  only beyond the border of the section: it computes the same.
+- a convolution multiplies half as often, and ReLU is part of it, see
+  `napari_cad.core._cpu_kernels`;
+- sections go through the wide layers in strips of rows, from the features of the encoder to the
+  stored affinities, so that what lies between is never whole. A strip reads the real rows above and
+  below it, and zeros only beyond the border of the section: it computes the same;
+- every thread takes a strip of its own and waits for no other until a layer is done. What a strip
+  comes to does not depend on which thread takes it, or how many there are.
 
 Only last bits differ from the plain network, which stays the reference in the tests.
 benchmarks/bench_inference.py compares the two; docs/measurements.md says what each step brought.
@@ -16,172 +18,190 @@ benchmarks/bench_inference.py compares the two; docs/measurements.md says what e
 
 from __future__ import annotations
 
-from functools import cache
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from napari_cad.core.network import ShallowFeatures, double
+from napari_cad.core import _cpu_kernels as kernels
+from napari_cad.core.network import ShallowFeatures, TileWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
+    import numpy.typing as npt
     from torch import Tensor
 
-    from napari_cad.core.network import DoubleConv, SectionDecoder, StudentNetwork, TileWindow
+    from napari_cad.core.network import DoubleConv, SectionDecoder, StudentNetwork
+
+    F32 = npt.NDArray[np.float32]
+    I64 = npt.NDArray[np.int64]
+    U8 = npt.NDArray[np.uint8]
 
 #: Rows of a strip; even. Fewer repeat more of the rows at their edges, more take more memory.
 STRIP_ROWS = 64
 
-
-@cache
-def has_fused_convolution() -> bool:
-    """Whether this torch has oneDNN's convolutions with what follows them, and they are right.
-
-    They are operators without a promise: one that is missing, refuses, or computes something else
-    must not matter.
-    """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator) for shape in ((1, 4, 6, 8), (4, 4, 3, 3), (4,))
-    )
-    expected = F.relu(2 * F.conv2d(x, weight, padding=1) + bias[:, None, None])
-    try:
-        made = _fused_convolution([x, x], [weight, weight], bias, [1, 1], relu=True)
-    except (AttributeError, RuntimeError):
-        return False
-    return torch.allclose(made, expected, rtol=0, atol=1e-4)
-
-
-def _fused_convolution(
-    maps: list[Tensor], weights: list[Tensor], bias: Tensor | None, pad: list[int], *, relu: bool
-) -> Tensor:
-    """Sum of the convolutions of several maps; every one adds to the result of those before it."""
-    ones, end = [1, 1], "relu" if relu else "none"
-    first = torch.ops.mkldnn._convolution_pointwise
-    add = torch.ops.mkldnn._convolution_pointwise_.binary
-    last = len(maps) - 1
-    out: Tensor = first(
-        maps[0], weights[0], bias, pad, ones, ones, 1, "none" if last else end, [], ""
-    )
-    for i in range(1, last + 1):
-        unary = "relu" if relu and i == last else None
-        out = add(out, maps[i], weights[i], None, pad, ones, ones, 1, "add", 1.0, unary, [], "")
-    return out
-
-
-def _plain_convolution(
-    maps: list[Tensor], weights: list[Tensor], bias: Tensor | None, pad: list[int], *, relu: bool
-) -> Tensor:
-    """Do the same with what every torch has."""
-    out = F.conv2d(maps[0], weights[0], bias, padding=pad)
-    for x, weight in zip(maps[1:], weights[1:], strict=True):
-        out += F.conv2d(x, weight, padding=pad)
-    return out.relu_() if relu else out
-
-
-class _Convolution:
-    """A convolution of a folded network, over one map or over several that it never joins."""
-
-    def __init__(self, conv: nn.Module, *channels: int, relu: bool = True) -> None:
-        assert isinstance(conv, nn.Conv2d)
-        self._weights = [
-            part.contiguous(memory_format=torch.channels_last)
-            for part in torch.split(conv.weight, list(channels) or conv.in_channels, dim=1)
-        ]
-        self._bias = conv.bias
-        self._border = conv.kernel_size[0] // 2
-        self._relu = relu
-
-    def __call__(self, *maps: Tensor, pad_rows: bool = True) -> Tensor:
-        convolve = _fused_convolution if has_fused_convolution() else _plain_convolution
-        pad = [self._border if pad_rows else 0, self._border]
-        return convolve(list(maps), self._weights, self._bias, pad, relu=self._relu)
-
-    def rows(self, maps: list[Tensor], have: slice, want: slice, height: int) -> Tensor:
-        """Rows `want` of the result, from maps of which only the rows `have` are given.
-
-        `have` is one row more than `want` on either side, but for the border of the section.
-        There the convolution pads; a row that it makes of padding where there is no border, on
-        the other side of the strip, is not among those wanted.
-        """
-        at_border = have.start == 0 or have.stop == height
-        made = self(*maps, pad_rows=at_border)
-        first = have.start if at_border else have.start + 1
-        return made[:, :, want.start - first : want.stop - first]
-
-
-class _DoubleConvolution:
-    """Twice a convolution and ReLU."""
-
-    def __init__(self, stage: DoubleConv, *channels: int) -> None:
-        self._first = _Convolution(stage[0], *channels)
-        self._second = _Convolution(stage[3])
-
-    def __call__(self, *maps: Tensor) -> Tensor:
-        return self._second(self._first(*maps))
-
-    def strips(self, *maps: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Give the result strip by strip: which rows, and what is in them."""
-        height = maps[0].shape[2]
-
-        def clipped(start: int, stop: int) -> slice:
-            return slice(max(start, 0), min(stop, height))
-
-        for start in range(0, height, STRIP_ROWS):
-            stop = start + STRIP_ROWS
-            out, middle, read = (clipped(start - n, stop + n) for n in (0, 1, 2))
-            x = self._first.rows([x[:, :, read] for x in maps], read, middle, height)
-            yield out, self._second.rows([x], middle, out, height)
+#: Rows of a strip of the deep layers, where maps are small and no row is repeated.
+_DEEP_STRIP_ROWS = 2 * kernels.GROUP
 
 
 class _Maps:
     """Maps that are filled anew for every pair: made once, since fresh memory must be cleared."""
 
     def __init__(self) -> None:
-        self._maps: dict[str, Tensor] = {}
+        self._maps: dict[str, F32] = {}
 
-    def get(self, name: str, like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    def get(self, name: str, *shape: int) -> F32:
         """Get a map to write on; what was written on it before is lost."""
-        found = self._maps.get(name)
-        if found is None or found.shape != (1, channels, height, width):
-            found = self._maps[name] = _new_map(like, channels, height, width)
-        return found
+        size = int(np.prod(shape))
+        if name not in self._maps or self._maps[name].size < size:
+            self._maps[name] = np.empty(size, np.float32)
+        return self._maps[name][:size].reshape(shape)
 
-    def doubled(self, name: str, x: Tensor, stride: int, window: TileWindow | None) -> Tensor:
-        """Up-sample `x`, see `double`."""
-        if window is not None:
-            return double(x, stride, window)
-        _, channels, height, width = x.shape
-        out = self.get(name, x, channels, 2 * height, 2 * width)
-        up_sample = torch.ops.aten.upsample_bilinear2d.out
-        doubled: Tensor = up_sample(x, [2 * height, 2 * width], True, 2.0, 2.0, out=out)
-        return doubled
+
+class _MapsOfThread(threading.local, _Maps):
+    """The same, for every thread its own."""
+
+
+class _Crew:
+    """Threads that share the strips of a layer; as many as torch would take."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "student")
+
+    def each(self, work: Callable[[slice], None], height: int, rows: int) -> None:
+        """Do `work` for every strip of so many rows; come back when all are done."""
+        starts = range(0, height, rows)
+        futures = [self._pool.submit(work, slice(y, min(y + rows, height))) for y in starts]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+
+def _around(rows: slice, n: int, height: int) -> slice:
+    """Rows with `n` more on either side, within the section."""
+    return slice(max(rows.start - n, 0), min(rows.stop + n, height))
+
+
+def _n_rows(rows: slice) -> int:
+    return int(rows.stop - rows.start)
+
+
+class _Convolution:
+    """A 3×3 convolution and ReLU."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        self.channels = conv.out_channels
+        self._weights = kernels.weights_of_points(conv.weight.numpy())
+        self._bias = kernels.padded_bias(conv.bias.numpy())
+
+    def __call__(self, x: F32, first: int, out: F32) -> None:
+        kernels.convolve(x, first, self._weights, self._bias, out)
+
+
+class _DoubleConvolution:
+    """Twice a convolution and ReLU."""
+
+    def __init__(self, stage: DoubleConv) -> None:
+        self.first, self.second = _Convolution(stage[0]), _Convolution(stage[3])
+
+    def strip(self, x: F32, top: int, rows: slice, height: int, out: F32, maps: _Maps) -> None:
+        """Write `rows` of the result on `out`.
+
+        `x` begins with row `top` of the section and has two more than `rows` on either side, but
+        for the border of the section.
+        """
+        middle = _around(rows, 1, height)
+        between = maps.get("between", _n_rows(middle), x.shape[1], self.first.channels)
+        self.first(x, middle.start - top, between)
+        self.second(between, rows.start - middle.start, out)
+
+    def joined_strip(
+        self, skip: F32, doubling: _Doubling, rows: slice, out: F32, maps: _Maps
+    ) -> None:
+        """Do the same for a map of the encoder and one that is up-sampled to its size."""
+        height, width, _ = skip.shape
+        read = _around(rows, 2, height)
+        joined = maps.get("joined", _n_rows(read), width, skip.shape[2] + doubling.channels)
+        doubling.join(skip, read, joined)
+        self.strip(joined, read.start, rows, height, out, maps)
+
+
+class _Doubling:
+    """Where a map is sampled that is up-sampled by two, bilinearly, corners aligned.
+
+    Parameters
+    ----------
+    x : ndarray, shape (h, w, C), float32
+        The map.
+    stride : int
+        How many voxels of the section one pixel of it stands for.
+    window : TileWindow, optional
+        Where it lies in the whole section, if it is that of a tile.
+    """
+
+    def __init__(self, x: F32, stride: int, window: TileWindow | None) -> None:
+        height, width, _ = x.shape
+        if window is None:
+            window = TileWindow(0, 0, height * stride, width * stride)
+        self._x, self.channels = x, x.shape[2]
+        self._rows = _positions(height, window.y_start // stride, window.section_height // stride)
+        self._columns = _positions(width, window.x_start // stride, window.section_width // stride)
+
+    def join(self, skip: F32, rows: slice, out: F32) -> None:
+        """Write `rows` of `skip` and, behind them on the channel axis, of the map up-sampled."""
+        channels = skip.shape[2]
+        out[:, :, :channels] = skip[rows]
+        low, weight = self._rows
+        kernels.double(self._x, low[rows], weight[rows], *self._columns, out, channels)
+
+
+def _positions(length: int, start: int, full_length: int) -> tuple[I64, F32]:
+    """Give the pixel before each position of a doubled axis, and the weight of the one after it.
+
+    Rounded as torch does it, so that a thousand pixels from the corner they are still the same.
+    """
+    step = np.float32(full_length - 1) / np.float32(2 * full_length - 1)
+    at = np.arange(2 * start, 2 * (start + length), dtype=np.float32) * step - np.float32(start)
+    at = np.clip(at, 0, length - 1)  # only in the halo does a tile look beyond itself
+    low = at.astype(np.int64)
+    return low, (at - low).astype(np.float32)
 
 
 class _FastDecoder:
-    """A `SectionDecoder`."""
+    """A `SectionDecoder`; the maps it makes have the `name` of the section."""
 
-    def __init__(self, decoder: SectionDecoder, width: int) -> None:
-        self._width = width
-        self._half = _DoubleConvolution(decoder.stage_half, 2 * width, 2 * width)
-        self._full = _DoubleConvolution(decoder.stage_full, width, width)
-        self._head = _Convolution(decoder.head, relu=False)
+    def __init__(self, decoder: SectionDecoder, name: str) -> None:
+        self._name = name
+        self._half = _DoubleConvolution(decoder.stage_half)
+        self._full = _DoubleConvolution(decoder.stage_full)
+        assert decoder.head.bias is not None
+        self._head = kernels.in_blocks(decoder.head.weight.numpy()[:, :, 0, 0].T)
+        self._head_bias = kernels.padded_bias(decoder.head.bias.numpy())
         self._maps = _Maps()
 
-    def strips(
-        self, doubled: Tensor, skip: ShallowFeatures, window: TileWindow | None
-    ) -> Iterator[Tensor]:
-        half = self._maps.get("half", doubled, self._width, *skip.half.shape[2:])
-        for rows, x in self._half.strips(skip.half, doubled):
-            half[:, :, rows] = x
-        doubled = self._maps.doubled("doubled", half, 2, window)
-        for _, x in self._full.strips(skip.full, doubled):
-            yield self._head(x)
+    def half_map(self, height: int, width: int) -> F32:
+        """Map of what `decode_half` makes."""
+        return self._maps.get("half", height, width, self._half.second.channels)
+
+    def decode_half(self, joint: _Doubling, skip: F32, rows: slice, maps: _Maps) -> None:
+        """Write rows of the `half_map`."""
+        half = self.half_map(*skip.shape[:2])
+        self._half.joined_strip(skip, joint, rows, half[rows], maps)
+
+    def embed(self, half: _Doubling, skip: F32, rows: slice, maps: _Maps) -> F32:
+        """Give rows of the embedding, with the channels that fill the last block."""
+        n, width = _n_rows(rows), skip.shape[1]
+        decoded = maps.get("decoded", n, width, self._full.second.channels)
+        self._full.joined_strip(skip, half, rows, decoded, maps)
+        embedding = maps.get(self._name, n, width, len(self._head_bias))
+        kernels.project(decoded, self._head, self._head_bias, embedding)
+        return embedding
 
 
 class FastStudent:
@@ -201,18 +221,19 @@ class FastStudent:
     """
 
     def __init__(self, folded: StudentNetwork) -> None:
-        f = self.width = folded.width
+        self.width = folded.width
         self.embedding_dim = folded.embedding_dim
         self._encode_full = _DoubleConvolution(folded.encode_full)
         self._encode_half = _DoubleConvolution(folded.encode_half)
         self._encode_quarter = _DoubleConvolution(folded.encode_quarter)
         self._encode_eighth = _DoubleConvolution(folded.encode_eighth)
         self._encode_sixteenth = _DoubleConvolution(folded.encode_sixteenth)
-        self._decode_eighth = _DoubleConvolution(folded.decode_eighth, 8 * f, 8 * f)
-        self._decode_quarter = _DoubleConvolution(folded.decode_quarter, 4 * f, 4 * f)
-        self._decoder_prev = _FastDecoder(folded.decoder_prev, f)
-        self._decoder = _FastDecoder(folded.decoder, f)
-        self._maps = _Maps()
+        self._decode_eighth = _DoubleConvolution(folded.decode_eighth)
+        self._decode_quarter = _DoubleConvolution(folded.decode_quarter)
+        self._decoder_prev = _FastDecoder(folded.decoder_prev, "previous")
+        self._decoder = _FastDecoder(folded.decoder, "current")
+        self._crew = _Crew()
+        self._maps, self._strip_maps = _Maps(), _MapsOfThread()
 
     def encode_section(
         self, section: Tensor, overwrite: ShallowFeatures | None = None
@@ -232,27 +253,31 @@ class FastStudent:
         """
         if len(section) > 1:
             ones = [self.encode_section(one) for one in torch.split(section, 1)]
-            full, half = (torch.cat(maps) for maps in zip(*ones, strict=True))
-            return ShallowFeatures(full, half)
+            return ShallowFeatures(*(torch.cat(maps) for maps in zip(*ones, strict=True)))
         _, _, height, width = section.shape
         f = self.width
-        if overwrite is None or overwrite.full.shape != (1, f, height, width):
+        if overwrite is None or not _can_hold(overwrite.full, f, height, width):
             overwrite = ShallowFeatures(
-                _new_map(section, f, height, width),
-                _new_map(section, 2 * f, height // 2, width // 2),
+                _new_map(f, height, width), _new_map(2 * f, height // 2, width // 2)
             )
-        pooled = self._maps.get("pooled", section, f, height // 2, width // 2)
-        for rows, x in self._encode_full.strips(section):
-            overwrite.full[:, :, rows] = x
-            pooled[:, :, rows.start // 2 : rows.stop // 2] = F.max_pool2d(x, 2)
-        for rows, x in self._encode_half.strips(pooled):
-            overwrite.half[:, :, rows] = x
+        image, full, half = _as_map(section), _as_map(overwrite.full), _as_map(overwrite.half)
+        pooled = self._maps.get("pooled", height // 2, width // 2, f)
+
+        def encode_full(rows: slice) -> None:
+            self._encode_full.strip(image, 0, rows, height, full[rows], self._strip_maps)
+            kernels.halve(full[rows], pooled[rows.start // 2 : rows.stop // 2], 0)
+
+        def encode_half(rows: slice) -> None:
+            self._encode_half.strip(pooled, 0, rows, height // 2, half[rows], self._strip_maps)
+
+        self._crew.each(encode_full, height, STRIP_ROWS)
+        self._crew.each(encode_half, height // 2, STRIP_ROWS)
         return overwrite
 
-    def embed_strips(
+    def pair_affinities(
         self, prev: ShallowFeatures, current: ShallowFeatures, window: TileWindow | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Embed both sections of one pair, strip by strip from the top.
+    ) -> Tensor:
+        """Affinities of one pair, as `quantise` makes them of `affinity.pair_affinities`.
 
         Parameters
         ----------
@@ -261,30 +286,122 @@ class FastStudent:
         window : TileWindow, optional
             Where the features lie in the whole section, if they are those of a tile.
 
-        Yields
-        ------
-        embedding_prev, embedding : Tensor, shape (1, E, rows, W)
-            Rows of what `StudentNetwork.embed_pair` returns.
+        Returns
+        -------
+        Tensor, shape (1, 3, H, W), uint8
         """
-        joint = self._join(prev, current, window)
-        doubled = self._maps.doubled("joint", joint, 4, window)
-        yield from zip(
-            self._decoder_prev.strips(doubled, prev, window),
-            self._decoder.strips(doubled, current, window),
-            strict=True,
-        )
+        height, width = prev.full.shape[2:]
+        out = np.empty((3, height, width), np.uint8)
+        borders: dict[int, F32] = {}  # rows of the embedding that meet another strip's
+
+        def compare(rows: slice, embedding_prev: F32, embedding: F32) -> None:
+            kernels.affinities(embedding_prev, embedding, *(channel[rows] for channel in out))
+            for row in (rows.start, rows.stop - 1):
+                borders[row] = embedding[row - rows.start].copy()
+
+        self._embed(prev, current, window, compare)
+        for row in range(STRIP_ROWS, height, STRIP_ROWS):
+            kernels.compare(borders[row - 1], borders[row], out[1, row])
+        # what has no neighbour repeats the third one, as `affinity.pair_affinities` has it
+        out[1, 0] = out[1, 2]
+        out[2, :, 0] = out[2, :, 2]
+        return torch.from_numpy(out[None])
+
+    def embed_pair(
+        self, prev: ShallowFeatures, current: ShallowFeatures, window: TileWindow | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Embed both sections of one pair as `StudentNetwork.embed_pair` does."""
+        height, width = prev.full.shape[2:]
+        out = np.empty((2, height, width, self.embedding_dim), np.float32)
+
+        def keep(rows: slice, *embeddings: F32) -> None:
+            for whole, strip in zip(out, embeddings, strict=True):
+                whole[rows] = strip[:, :, : self.embedding_dim]
+
+        self._embed(prev, current, window, keep)
+        of_prev, of_current = (torch.from_numpy(one[None]).permute(0, 3, 1, 2) for one in out)
+        return of_prev, of_current
+
+    def _embed(
+        self,
+        prev: ShallowFeatures,
+        current: ShallowFeatures,
+        window: TileWindow | None,
+        use: Callable[[slice, F32, F32], None],
+    ) -> None:
+        """Embed both sections of one pair; `use` gets strip by strip, in no order."""
+        height, width = prev.full.shape[2:]
+        joint = _Doubling(self._join(prev, current, window), 4, window)
+        decoders = self._decoder_prev, self._decoder
+        skips = [_as_map(features.half) for features in (prev, current)]
+
+        def decode_half(rows: slice) -> None:
+            for decoder, skip in zip(decoders, skips, strict=True):
+                decoder.decode_half(joint, skip, rows, self._strip_maps)
+
+        self._crew.each(decode_half, height // 2, STRIP_ROWS)
+        halves = [_Doubling(one.half_map(height // 2, width // 2), 2, window) for one in decoders]
+        full_skips = [_as_map(features.full) for features in (prev, current)]
+
+        def decode_full(rows: slice) -> None:
+            parts = zip(decoders, halves, full_skips, strict=True)
+            use(rows, *(one.embed(half, skip, rows, self._strip_maps) for one, half, skip in parts))
+
+        self._crew.each(decode_full, height, STRIP_ROWS)
 
     def _join(
         self, prev: ShallowFeatures, current: ShallowFeatures, window: TileWindow | None
-    ) -> Tensor:
-        pooled = torch.cat([F.max_pool2d(prev.half, 2), F.max_pool2d(current.half, 2)], dim=1)
-        quarter = self._encode_quarter(pooled)
-        eighth = self._encode_eighth(F.max_pool2d(quarter, 2))
-        x = self._encode_sixteenth(F.max_pool2d(eighth, 2))
-        x = self._decode_eighth(eighth, double(x, 16, window))
-        return self._decode_quarter(quarter, double(x, 8, window))
+    ) -> F32:
+        """Give what both decoders start from, (H/4, W/4, 2f)."""
+        halves = [_as_map(features.half) for features in (prev, current)]
+        quarter = self._deep(self._encode_quarter, self._halved(*halves), "quarter")
+        eighth = self._deep(self._encode_eighth, self._halved(quarter), "eighth")
+        x = self._deep(self._encode_sixteenth, self._halved(eighth), "sixteenth")
+        joined = self._joined(eighth, _Doubling(x, 16, window))
+        x = self._deep(self._decode_eighth, joined, "eighth, decoded")
+        joined = self._joined(quarter, _Doubling(x, 8, window))
+        return self._deep(self._decode_quarter, joined, "joint")
+
+    def _deep(self, stage: _DoubleConvolution, x: F32, name: str) -> F32:
+        """Give the result of a stage of which no map is large; `name` is that of its map."""
+        height, width, _ = x.shape
+        first, second = stage.first, stage.second
+        between = self._maps.get("between", height, width, first.channels)
+        out = self._maps.get(name, height, width, second.channels)
+        self._crew.each(lambda y: first(x, y.start, between[y]), height, _DEEP_STRIP_ROWS)
+        self._crew.each(lambda y: second(between, y.start, out[y]), height, _DEEP_STRIP_ROWS)
+        return out
+
+    def _halved(self, *maps: F32) -> F32:
+        """Give maps of one shape side by side on the channel axis, the maximum of 2×2 pixels."""
+        height, width, channels = maps[0].shape
+        out = self._maps.get("halved", height // 2, width // 2, len(maps) * channels)
+
+        def halve(rows: slice) -> None:
+            for i, x in enumerate(maps):
+                kernels.halve(x[2 * rows.start : 2 * rows.stop], out[rows], i * channels)
+
+        self._crew.each(halve, height // 2, _DEEP_STRIP_ROWS)
+        return out
+
+    def _joined(self, skip: F32, doubling: _Doubling) -> F32:
+        height, width, channels = skip.shape
+        out = self._maps.get("joined", height, width, channels + doubling.channels)
+        self._crew.each(lambda y: doubling.join(skip, y, out[y]), height, _DEEP_STRIP_ROWS)
+        return out
 
 
-def _new_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+def _new_map(channels: int, height: int, width: int) -> Tensor:
     """Make an empty map, channels last whatever its sizes."""
-    return like.new_empty((1, height, width, channels)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.empty((1, height, width, channels), np.float32)).permute(0, 3, 1, 2)
+
+
+def _can_hold(x: Tensor, channels: int, height: int, width: int) -> bool:
+    """Whether a tensor has this shape, channels last."""
+    return x.shape == (1, channels, height, width) and x[0].permute(1, 2, 0).is_contiguous()
+
+
+def _as_map(x: Tensor) -> F32:
+    """Give a batch of one as the kernels take it; a copy only where it is not channels last."""
+    made: F32 = x[0].permute(1, 2, 0).contiguous().numpy()
+    return made

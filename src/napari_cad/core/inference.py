@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import torch
 
-from napari_cad.core.affinity import LEVELS, affinities_of_strips, pair_affinities, quantise
+from napari_cad.core.affinity import LEVELS, pair_affinities, quantise
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
 from napari_cad.core.fast_cpu import FastStudent
@@ -241,8 +241,7 @@ class AffinityPredictor:
         if not isinstance(self.network, FastStudent):
             return quantise(pair_affinities(*self.network.embed_pair(prev, current, window)))
         pairs = zip(prev.single(), current.single(), strict=True)
-        made = [affinities_of_strips(self.network.embed_strips(*pair, window)) for pair in pairs]
-        return quantise(torch.cat(made))
+        return torch.cat([self.network.pair_affinities(*pair, window) for pair in pairs])
 
     def predict(
         self,
