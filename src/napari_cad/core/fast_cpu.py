@@ -48,6 +48,11 @@ STRIP_ROWS = 64
 _DEEP_STRIP_ROWS = 2 * kernels.GROUP
 
 
+#: Threads at most: each has strips in memory, and more of them would take more than
+#: `memory_plan.STEP_PER_VOXEL_AND_CHANNEL` says.
+_MOST_THREADS = 8
+
+
 class _Maps:
     """Maps that are filled anew for every pair: made once, since fresh memory must be cleared."""
 
@@ -67,10 +72,10 @@ class _MapsOfThread(threading.local, _Maps):
 
 
 class _Crew:
-    """Threads that share the strips of a layer; as many as torch would take."""
+    """Threads that share the strips of a layer; as many as torch would take, within reason."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "student")
+        self._pool = ThreadPoolExecutor(min(torch.get_num_threads(), _MOST_THREADS), "student")
 
     def each(self, work: Callable[[slice], None], height: int, rows: int) -> None:
         """Do `work` for every strip of so many rows; come back when all are done."""
