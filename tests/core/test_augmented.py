@@ -116,6 +116,22 @@ def test_a_pair_is_looked_at_once_per_view(name, pairs):
     assert undirected.pairs == pairs  # from below there is one pair more than sections
 
 
+@pytest.mark.parametrize("name", ["flips", "all"])
+def test_a_section_is_read_once(name):
+    grey = stack((4, 5, 6)).section
+    read = []
+
+    class Counted(EMVolume):
+        def section(self, z):
+            read.append(z)
+            return super().section(z)
+
+    volume = Counted.from_array(np.stack([grey(z) for z in range(4)]))
+    list(AugmentedPredictor(Undirected(), name).predict(volume, INTENSITY))
+
+    assert sorted(read) == [0, 1, 2, 3]
+
+
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(
         ConfigError, match=r"one of none, order, flips, dihedral, all, got 'mirror'"

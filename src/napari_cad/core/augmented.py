@@ -151,9 +151,12 @@ class AugmentedPredictor:
             return
         wanted = range(volume.n_sections) if sections is None else sections
         below: tuple[int, Affinities] | None = None
+        held: dict[int, Section] = {}  # so that a section is read once in a run of sections
         for z in wanted:
-            prev = volume.section(max(z - 1, 0))
-            current = volume.section(z)
+            after = min(z + 1, volume.n_sections - 1) if self._below else z
+            near = {max(z - 1, 0), z, after}
+            held = {i: held[i] if i in held else volume.section(i) for i in near}
+            prev, current, following = held[max(z - 1, 0)], held[z], held[after]
             seen = [self._look(view, prev, current, intensity) for view in self._above]
             total = np.sum(seen, axis=0)
             if self._below:
@@ -163,7 +166,6 @@ class AugmentedPredictor:
                     if below is not None and below[0] == z
                     else self._from_below(current, prev, intensity)
                 )
-                following = volume.section(min(z + 1, volume.n_sections - 1))
                 to_next = self._from_below(following, current, intensity)
                 total += np.concatenate([to_prev[:1], to_next[1:]])
                 below = (z + 1, to_next)
