@@ -436,8 +436,10 @@ def evaluation(material: Material) -> tuple[int, list[Way]]:
 
         def run() -> tuple[float, float]:
             counts = contingency_table(truth, labels, ignore_labels=(0,))
-            voi = variation_of_information(table=counts, ignore_labels=(0,))
-            return float(sum(voi)), float(adapted_rand_error(table=counts, ignore_labels=(0,))[0])
+            voi = variation_of_information(truth, labels, table=counts, ignore_labels=(0,))
+            return float(sum(voi)), float(
+                adapted_rand_error(truth, labels, table=counts, ignore_labels=(0,))[0]
+            )
 
         return run
 
