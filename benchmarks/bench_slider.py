@@ -240,7 +240,7 @@ def make_run(path: Path, n_fragments: int) -> None:
         store._mark("affinities", z, 1)
         tables.append(edges)
     graph = RegionGraph.concatenate(tables, n_sections * n)
-    store.write_agglomeration("median", single_linkage(graph), graph)
+    store.write_agglomeration("median", single_linkage(graph))
 
 
 def jittered_grid(side: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -45,7 +45,7 @@ def files(tmp_path_factory):
         prev = fragments
     a, b = np.array([1, 2, 1, 2, 1], np.uint32), np.array([3, 4, 5, 6, 7], np.uint32)
     history = MergeHistory(a, b, np.full(5, 0.2, np.float32))
-    store.write_agglomeration(store.merge_function, history, store.region_graph())
+    store.write_agglomeration(store.merge_function, history)
     truth = np.tile(10 * half, (SHAPE[0], 1, 1)).astype(np.uint16)
     tifffile.imwrite(folder / "truth.tif", truth, photometric="minisblack")
     labels = store.lut()[np.asarray(store.fragments)]

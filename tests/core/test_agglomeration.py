@@ -98,7 +98,7 @@ def in_process(monkeypatch):
 @pytest.fixture(params=["waterz", "ours"])
 def engine(request, monkeypatch):
     """What a graph of any size is given to."""
-    monkeypatch.setattr(agglomeration, "_WATERZ_EDGES", 0 if request.param == "ours" else 10**9)
+    monkeypatch.setattr(agglomeration, "WATERZ_EDGES", 0 if request.param == "ours" else 10**9)
     return request.param
 
 
@@ -365,7 +365,7 @@ def test_our_merging_is_that_of_waterz_tie_by_tie(seed, name):
 def test_a_large_graph_gets_the_same_history_in_a_child(monkeypatch):
     graph = graph_of(*random_volume(4))
     expected = agglomerate_graph(graph)
-    monkeypatch.setattr(agglomeration, "_WATERZ_EDGES", len(graph) - 1)
+    monkeypatch.setattr(agglomeration, "WATERZ_EDGES", len(graph) - 1)
     tasks = []
     run = agglomeration._run
     monkeypatch.setattr(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from napari_cad.core.merge_tree import (
     is_below,
     join_scores,
     segment_lut,
+    union_by_size,
 )
 from napari_cad.core.region_graph import EdgeTable, RegionGraph
 
@@ -45,6 +48,28 @@ def reference_join_score(merges, u, v):
         if u in union and v in union:
             return highest
     return np.inf
+
+
+def reference_union_by_size(a, b, sizes):
+    """Join regions edge by edge in plain Python: one row per edge that joins two."""
+    size, root, smallest = sizes.tolist(), list(range(len(sizes))), list(range(len(sizes)))
+    rows = []
+    for place, (i, j) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        while root[i] != i:
+            i = root[i]
+        while root[j] != j:
+            j = root[j]
+        if i == j:
+            continue
+        swap = size[i] >= size[j]
+        if not swap:
+            i, j = j, i
+        root[j] = i
+        smaller = size[j]
+        size[i] += size[j]
+        smallest[i] = min(smallest[i], smallest[j])
+        rows.append((j, i, smallest[i], place, smaller, swap))
+    return rows
 
 
 @st.composite
@@ -92,6 +117,63 @@ def test_join_scores_equal_a_replay(case):
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == np.float32
     assert tree.join_scores(np.array([1]), np.array([1])) == [0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories(), st.integers(0, 2**32 - 1))
+def test_unions_are_those_of_plain_python(case, seed):
+    n, merges = case
+    a, b = (np.array([merge[i] for merge in merges], np.uint32) for i in (0, 1))
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 5, n + 1)
+    before = sizes.copy()
+    order = rng.permutation(len(a))[: rng.integers(len(a) + 1)]  # not always all
+
+    expected = reference_union_by_size(a, b, sizes)
+    assert list(zip(*union_by_size(a, b, sizes), strict=True)) == expected
+    ordered = reference_union_by_size(a[order], b[order], sizes)
+    expected = [(*row[:3], order[row[3]], *row[4:]) for row in ordered]
+    assert list(zip(*union_by_size(a, b, sizes, order), strict=True)) == expected
+    np.testing.assert_array_equal(sizes, before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories(), st.integers(0, 2**32 - 1))
+def test_sizes_of_segments_are_those_of_their_fragments(case, seed):
+    n, merges = case
+    sizes = np.random.default_rng(seed).integers(0, 9, n + 1)
+    tree = MergeTree.from_history(n, history_of(merges)).with_sizes(sizes)
+    fragments = np.arange(n + 1)
+
+    for threshold in THRESHOLDS:
+        expected = np.bincount(tree.lut(threshold), sizes, n + 1)
+        segments, size = tree.sized_segments_of(fragments, threshold, sizes)
+        np.testing.assert_array_equal(segments, tree.lut(threshold))
+        np.testing.assert_array_equal(size, expected[segments])
+        every = tree.segment_sizes(threshold, sizes)
+        assert len(every) == tree.n_segments(threshold) == len(np.unique(segments[1:]))
+        np.testing.assert_array_equal(np.sort(every), np.sort(expected[np.unique(segments[1:])]))
+
+
+def test_a_tree_without_sizes_says_so():
+    tree = MergeTree.from_history(2, history_of([(1, 2, 0.3)]))
+    with pytest.raises(ShapeError, match="with_sizes"):
+        tree.segment_sizes(0.5, np.ones(3, np.int64))
+
+
+def test_a_tree_travels_between_processes():
+    tree = _sent(MergeTree.from_history(3, history_of([(1, 3, 0.3)])))
+    np.testing.assert_array_equal(tree.lut(0.5), [0, 1, 2, 1])
+    reopened = MergeTree(tree.columns, reopen=(_other_tree, (5,)))
+    assert len(_sent(reopened).columns.above) == 6
+
+
+def _sent(tree):
+    return pickle.loads(pickle.dumps(tree))  # noqa: S301 - our own
+
+
+def _other_tree(n):
+    return MergeTree.from_history(n, history_of([]))
 
 
 @pytest.mark.parametrize("order", ["chain", "reversed chain", "star", "random"])

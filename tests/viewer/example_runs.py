@@ -73,7 +73,7 @@ def segment(volume, checkpoint, store_path, options, overwrite=False):
     a = np.arange(1, 4 * (n_sections - 1) + 1, dtype=np.uint32)
     history = MergeHistory(a, a + 4, np.full(len(a), 0.2, np.float32))
     function = config.agglomeration.merge_function
-    store.write_agglomeration(function, history, store.region_graph())
+    store.write_agglomeration(function, history)
     store.choose_agglomeration(function, config.agglomeration.threshold)
     yield SectionDone("agglomeration", n_sections - 1, 1, 1)
     yield Segmented(store.lut())

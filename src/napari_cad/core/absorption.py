@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from napari_cad.core.errors import ShapeError
 from napari_cad.core.merge_tree import MergeHistory, is_below, union_by_size
@@ -145,18 +143,14 @@ def spanning_forest(
             f"expected {len(graph)} join scores and {n} sizes, got {len(join_score)} and "
             f"{len(sizes)}"
         )
+    # Kruskal: an edge that joins two regions, in the order of ranks, is one of the forest
     order = np.lexsort((-graph.mean, join_score))
-    # ranks as weights, counted from 1: scipy takes a weight of 0 for no edge
-    weight = np.arange(1, len(order) + 1, dtype=np.float64)
-    matrix = coo_array((weight, (graph.u[order], graph.v[order])), shape=(n, n)).tocsr()
-    rank = np.sort(minimum_spanning_tree(matrix).data.astype(np.int64)) - 1
-    chosen = order[rank]
-    u, v = graph.u[chosen], graph.v[chosen]
-    forest = union_by_size(u, v, sizes)
+    forest = union_by_size(graph.u, graph.v, sizes, order)
+    u, v = graph.u[forest.edge], graph.v[forest.edge]
     return SpanningForest(
         graph.n_fragments,
-        forest.child.astype(np.uint32),
+        forest.child,
         np.where(forest.swapped, u, v).astype(np.uint32),
-        np.asarray(join_score[chosen], np.float32),
+        np.asarray(join_score[forest.edge], np.float32),
         forest.smaller,
     )

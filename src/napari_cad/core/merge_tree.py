@@ -24,12 +24,21 @@ from scipy.sparse.csgraph import connected_components
 from napari_cad.core.errors import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from napari_cad.core.region_graph import RegionGraph
 
     IdArray = npt.NDArray[np.integer[Any]]
     IndexArray = npt.NDArray[np.intp]
+
+
+def _compiled() -> Any:
+    """Give the compiled loops: importing numba takes half a second, which not every job has."""
+    from napari_cad.core import _forest
+
+    return _forest
 
 
 def is_below(score: npt.NDArray[np.floating[Any]], threshold: float) -> npt.NDArray[np.bool_]:
@@ -93,6 +102,39 @@ class MergeHistory:
         return segment_lut(n_fragments, self.a, self.b, self.running_score(), threshold)
 
 
+class TreeColumns(NamedTuple):
+    """A merge tree as flat arrays, which is how it lies in a store.
+
+    A fragment goes *below* another one in one merge at most, and what goes below a fragment stands
+    together: entries `first[f]` to `first[f + 1]` of `merge`, `name` and `voxels` are those of the
+    merges into fragment f, in time.
+
+    Attributes
+    ----------
+    above : ndarray, shape (n_fragments + 1,), uint32
+        By fragment, the one that it goes below; itself for a root.
+    merge_of : ndarray, shape (n_fragments + 1,), uint32
+        In which merge; the number of merges for a root.
+    first : ndarray, shape (n_fragments + 2,), uint32
+    merge : ndarray, shape (n merges,), uint32
+        Numbers of merges.
+    name : ndarray, shape (n merges,), uint32
+        Smallest fragment of the region that each of these merges makes.
+    running_score : ndarray, shape (n merges,), float32
+        By merge: the highest score so far; never falls.
+    voxels : ndarray, shape (n merges,), int64, or None
+        Size of the region that each of `merge` makes; None where sizes are not known.
+    """
+
+    above: npt.NDArray[np.uint32]
+    merge_of: npt.NDArray[np.uint32]
+    first: npt.NDArray[np.uint32]
+    merge: npt.NDArray[np.uint32]
+    name: npt.NDArray[np.uint32]
+    running_score: npt.NDArray[np.float32]
+    voxels: npt.NDArray[np.int64] | None = None
+
+
 class MergeTree:
     """A merge history as a forest over the fragments: a union-find that remembers when.
 
@@ -102,41 +144,31 @@ class MergeTree:
 
     Parameters
     ----------
-    child, parent : ndarray, shape (n merges,), integer
-        Per merge, the root that goes below the other one, and the other one.
-    name : ndarray, shape (n merges,), integer
-        Smallest fragment of the region that the merge makes.
-    running_score : ndarray, shape (n merges,), float32
-        Highest score up to and including each merge; never falls.
-    n_fragments : int
-        Highest fragment id.
+    columns : TreeColumns
+        In memory or mapped from a file: `segments_of` reads only where it climbs.
+    reopen : tuple of callable and arguments, optional
+        How another process gets the same tree, where that is better than sending the columns.
     """
 
     def __init__(
         self,
-        child: IdArray,
-        parent: IdArray,
-        name: IdArray,
-        running_score: npt.NDArray[np.float32],
-        n_fragments: int,
+        columns: TreeColumns,
+        reopen: tuple[Callable[..., MergeTree], tuple[Any, ...]] | None = None,
     ) -> None:
-        self.n_fragments = n_fragments
-        self.running_score = running_score
-        self._child = child.astype(np.intp)
-        self._parent = parent.astype(np.intp)
-        self._name = name.astype(np.uint32)
-        # by fragment: what it goes below, and in which merge; a root never does, and goes nowhere
-        self._above = np.arange(n_fragments + 1)
-        self._above[self._child] = self._parent
-        self._merge_of = np.full(n_fragments + 1, len(self))
-        self._merge_of[self._child] = np.arange(len(self))
-        # merges in the order of their parent, then of time
-        self._by_parent = np.argsort(self._parent, kind="stable")
-        self._parent_and_time = self._parent_key(self._parent[self._by_parent], self._by_parent)
+        self.columns = columns
+        self._reopen = reopen
+
+    @property
+    def origin(self) -> Any:
+        """First argument of `reopen`: the store that the tree lies in; None = it is in memory."""
+        return self._reopen[1][0] if self._reopen else None
+
+    def __reduce__(self) -> Any:
+        return self._reopen or (MergeTree, (self.columns,))
 
     @classmethod
     def from_history(cls, n_fragments: int, history: MergeHistory) -> Self:
-        """Build the forest; one to two seconds for a million merges.
+        """Build the forest; a fraction of a second for a million merges.
 
         Parameters
         ----------
@@ -156,17 +188,46 @@ class MergeTree:
                 f"a merge history of fragments up to {highest} does not belong to {n_fragments} "
                 "fragments"
             )
-        made = union_by_size(history.a, history.b, np.ones(n_fragments + 1, np.int64))
+        made = union_by_size(history.a, history.b, np.ones(n_fragments + 1, np.uint32))
         running = history.running_score()[made.edge]
-        return cls(made.child, made.parent, made.name, running, n_fragments)
+        above, merge_of, first, merge, name = _compiled().by_parent(
+            made.child, made.parent, made.name, n_fragments + 1
+        )
+        return cls(TreeColumns(above, merge_of, first, merge, name, running))
+
+    def with_sizes(self, sizes: npt.NDArray[np.integer[Any]]) -> MergeTree:
+        """Give the same tree with the sizes of its regions.
+
+        Parameters
+        ----------
+        sizes : ndarray, shape (n_fragments + 1,), integer
+            Voxels by fragment id.
+        """
+        c = self.columns
+        voxels = _compiled().grown(c.above, c.merge_of, c.first, c.merge, sizes)
+        return MergeTree(c._replace(voxels=voxels), self._reopen)
+
+    @property
+    def n_fragments(self) -> int:
+        """Highest fragment id."""
+        return len(self.columns.above) - 1
+
+    @property
+    def running_score(self) -> npt.NDArray[np.float32]:
+        """Highest score up to and including each merge, shape (n merges,); never falls."""
+        return self.columns.running_score
 
     def __len__(self) -> int:
         """Count all merges."""
-        return len(self.running_score)
+        return len(self.columns.merge)
 
     def n_merges(self, threshold: float) -> int:
         """Count the merges that are done at a threshold."""
-        return int(np.count_nonzero(is_below(self.running_score, threshold)))
+        return int(np.searchsorted(self.columns.running_score, np.float32(threshold)))
+
+    def n_segments(self, threshold: float) -> int:
+        """Count the segments at a threshold, background left out; takes no time."""
+        return self.n_fragments - self.n_merges(threshold)
 
     def edges(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
         """Give one pair of fragments per merge, whose join scores are `running_score`.
@@ -175,9 +236,14 @@ class MergeTree:
         -------
         u, v : ndarray, shape (n merges,), uint32
             They connect what the edges of the region graph connect, at every threshold, and there
-            are far fewer of them: what `segment_lut` should be given.
+            are far fewer of them: what `segment_lut` should be given. The first of each pair is
+            the root that goes below the other one.
         """
-        return self._child.astype(np.uint32), self._parent.astype(np.uint32)
+        c = self.columns
+        below = np.flatnonzero(np.less(c.merge_of, len(self)))
+        child = np.empty(len(self), np.uint32)
+        child[c.merge_of[below]] = below
+        return child, np.asarray(c.above)[child]
 
     def lut(self, threshold: float) -> npt.NDArray[np.uint32]:
         """Fragment → segment at a threshold.
@@ -192,14 +258,9 @@ class MergeTree:
         ndarray, shape (n_fragments + 1,), uint32
             lut[0] = 0; the id of a segment is the smallest of its fragments' ids.
         """
-        n = self.n_merges(threshold)
-        root = np.arange(self.n_fragments + 1)
-        root[self._child[:n]] = self._parent[:n]
-        while not np.array_equal(higher := root[root], root):  # twice as high each time
-            root = higher
-        name = np.arange(self.n_fragments + 1, dtype=np.uint32)
-        name[self._parent[:n]] = self._name[:n]  # merges rise in time: the last one has its say
-        return name[root]
+        c = self.columns
+        lut: npt.NDArray[np.uint32] = _compiled().lut(self.n_merges(threshold), c.above, c.merge_of)
+        return lut
 
     def segments_of(self, fragments: IdArray, threshold: float) -> npt.NDArray[np.uint32]:
         """Segments of some fragments only, such as those of the section on screen.
@@ -216,23 +277,80 @@ class MergeTree:
         ndarray, shape (n,), uint32
             What `lut(threshold)[fragments]` is, but in a time that hardly grows with the volume.
         """
-        n = self.n_merges(threshold)
-        root = np.array(fragments, dtype=np.intp)
-        climbing = np.flatnonzero(self._merge_of[root] < n)
-        while len(climbing):
-            root[climbing] = self._above[root[climbing]]
-            climbing = climbing[self._merge_of[root[climbing]] < n]
-        segments = root.astype(np.uint32)
-        if n:
-            # the last merge before the threshold that went into this root named the region
-            last = np.searchsorted(self._parent_and_time, self._parent_key(root, n)) - 1
-            merge = self._by_parent[np.maximum(last, 0)]
-            grown = (last >= 0) & (self._parent[merge] == root)
-            segments[grown] = self._name[merge[grown]]
-        return segments
+        roots, places = self._climb(fragments, threshold)
+        return self._names(roots, places)
 
-    def _parent_key(self, parent: IndexArray, time: IndexArray | int) -> IndexArray:
-        return parent * (len(self) + 1) + time
+    def sized_segments_of(
+        self, fragments: IdArray, threshold: float, sizes: npt.NDArray[np.integer[Any]]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """Give the segments of some fragments and how large these segments are.
+
+        Parameters
+        ----------
+        fragments, threshold
+            As for `segments_of`.
+        sizes : ndarray, shape (n_fragments + 1,), integer
+            Voxels by fragment id, those that the tree was given.
+
+        Raises
+        ------
+        ShapeError
+            If the tree has no sizes.
+        """
+        voxels = self._voxels()
+        roots, places = self._climb(fragments, threshold)
+        size = np.asarray(sizes[roots], np.int64)
+        grown = places >= 0
+        size[grown] = voxels[places[grown]]
+        return self._names(roots, places), size
+
+    def segment_sizes(
+        self, threshold: float, sizes: npt.NDArray[np.integer[Any]]
+    ) -> npt.NDArray[np.int64]:
+        """Voxels of every segment at a threshold, in no order, shape (n_segments,), int64.
+
+        Raises
+        ------
+        ShapeError
+            If the tree has no sizes.
+        """
+        c = self.columns
+        result: npt.NDArray[np.int64] = _compiled().region_sizes(
+            self.n_merges(threshold), c.merge_of, c.first, c.merge, self._voxels(), sizes
+        )
+        return result
+
+    def _voxels(self) -> npt.NDArray[np.int64]:
+        if self.columns.voxels is None:
+            raise ShapeError("expected a merge tree with sizes: make it by `with_sizes`")
+        return self.columns.voxels
+
+    def _climb(self, fragments: IdArray, threshold: float) -> tuple[IndexArray, IndexArray]:
+        c, n = self.columns, self.n_merges(threshold)
+        roots, places = _compiled().last_merges(
+            np.asarray(fragments), n, c.above, c.merge_of, c.first, c.merge
+        )
+        return roots, places
+
+    def _names(self, roots: IndexArray, places: IndexArray) -> npt.NDArray[np.uint32]:
+        names = roots.astype(np.uint32)
+        grown = places >= 0
+        names[grown] = self.columns.name[places[grown]]
+        return names
+
+    def joining_merges(self, u: IdArray, v: IdArray) -> npt.NDArray[np.int64]:
+        """Tell in which merge pairs of fragments first come together.
+
+        Returns
+        -------
+        ndarray, shape (n,), int64
+            Counted from 0; the number of all merges where they never do, −1 where u = v.
+        """
+        c = self.columns
+        merges: npt.NDArray[np.int64] = _compiled().joining_merges(
+            u, v, c.above, c.merge_of, len(self)
+        )
+        return merges
 
     def join_scores(self, u: IdArray, v: IdArray) -> npt.NDArray[np.float32]:
         """Score at which pairs of fragments first come together.
@@ -247,22 +365,11 @@ class MergeTree:
         ndarray, shape (n,), float32
             inf where they never do; 0 where u = v.
         """
-        # the later of two fragments' next merges contains the earlier one; so climb with the
-        # earlier one until both stand at one place: the last merge climbed brought them together
-        here, there = u.astype(np.intp), v.astype(np.intp)
-        last = np.full(len(here), -1)
-        apart = np.flatnonzero(here != there)
-        while len(apart):
-            a, b = here[apart], there[apart]
-            swap = self._merge_of[a] > self._merge_of[b]
-            a, b = np.where(swap, b, a), np.where(swap, a, b)
-            last[apart] = self._merge_of[a]
-            here[apart], there[apart] = self._above[a], b
-            # two roots have nowhere to climb
-            apart = apart[(self._above[a] != b) & (self._above[a] != a)]
-        never_and_always = np.array([np.inf, 0], np.float32)  # at len(self) and at −1
-        scores: npt.NDArray[np.float32]
-        scores = np.concatenate([self.running_score, never_and_always])[last]
+        merges = self.joining_merges(u, v)
+        scores = np.full(len(merges), np.float32(np.inf))
+        ever = merges < len(self)
+        scores[ever] = self.columns.running_score[merges[ever]] if len(self) else 0
+        scores[merges < 0] = 0
         return scores
 
 
@@ -274,62 +381,43 @@ class Unions(NamedTuple):
     where that is the region of b, and so where the parent's is the region of a.
     """
 
-    child: IndexArray
-    parent: IndexArray
-    name: IndexArray
-    edge: IndexArray
+    child: npt.NDArray[np.uint32]
+    parent: npt.NDArray[np.uint32]
+    name: npt.NDArray[np.uint32]
+    edge: npt.NDArray[np.int64]
     smaller: npt.NDArray[np.int64]
     swapped: npt.NDArray[np.bool_]
 
 
-def union_by_size(a: IdArray, b: IdArray, sizes: npt.NDArray[np.integer[Any]]) -> Unions:
+def union_by_size(
+    a: IdArray,
+    b: IdArray,
+    sizes: npt.NDArray[np.integer[Any]],
+    order: npt.NDArray[np.int64] | None = None,
+) -> Unions:
     """Join regions edge by edge, the smaller one always below the root of the larger one.
 
     Parameters
     ----------
     a, b : ndarray, shape (n,), integer
-        Fragments of each edge, in the order in which they join.
+        Fragments of each edge.
     sizes : ndarray, shape (n_fragments + 1,), integer
         By fragment id.
+    order : ndarray, shape (m,), int64, optional
+        Which edges join, one after the other; by default all, as they stand.
 
     Returns
     -------
     Unions
-        Without the edges inside one region.
+        Without the edges inside one region: the minimum spanning forest, if `order` is that of
+        their weights.
     """
-    # one after the other and in plain Python: every union needs the sizes that those before made
-    size = sizes.tolist()
-    root = list(range(len(size)))
-    smallest = list(range(len(size)))
-    child, parent, name, edge, smaller, swapped = [], [], [], [], [], []
-    for place, (i, j) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
-        while (up := root[i]) != i:  # these paths may be shortened, only the forest's may not
-            root[i] = i = root[up]
-        while (up := root[j]) != j:
-            root[j] = j = root[up]
-        if i == j:
-            continue
-        swap = size[i] >= size[j]
-        if not swap:
-            i, j = j, i
-        root[j] = i
-        smaller.append(size[j])
-        size[i] += size[j]
-        if smallest[j] < smallest[i]:
-            smallest[i] = smallest[j]
-        child.append(j)
-        parent.append(i)
-        name.append(smallest[i])
-        edge.append(place)
-        swapped.append(swap)
-    return Unions(
-        np.array(child, np.intp),
-        np.array(parent, np.intp),
-        np.array(name, np.intp),
-        np.array(edge, np.intp),
-        np.array(smaller, np.int64),
-        np.array(swapped, np.bool_),
-    )
+    n_edges = len(a)
+    if order is None:
+        order = np.zeros(0, np.int64)
+    else:
+        n_edges = len(order)
+    return Unions(*_compiled().unite(a, b, order, n_edges, sizes.copy()))
 
 
 def join_scores(graph: RegionGraph, history: MergeHistory) -> npt.NDArray[np.float32]:

@@ -23,7 +23,7 @@ from napari_cad.core.agglomerations import agglomerate, check_agglomeration
 from napari_cad.core.errors import ConfigError, VolumeError
 from napari_cad.core.events import Event, Finished, OutOfDomain, SectionDone, StageStarted
 from napari_cad.core.fragments import section_fragments
-from napari_cad.core.memory_plan import within_memory
+from napari_cad.core.memory_plan import agglomeration_share, within_memory
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore, is_store, run_signature
 from napari_cad.core.torch_memory import give_memory_back
@@ -156,7 +156,10 @@ def segment_volume(
     give_memory_back()
 
     yield StageStarted("agglomeration", 1)
-    agglomerate(store, merge_function)
+    memory = None if config.memory is None else agglomeration_share(config.memory)
+    notice = agglomerate(store, merge_function, memory=memory)
+    if notice is not None:
+        yield notice
     agglomeration = config.agglomeration
     store.choose_agglomeration(merge_function, agglomeration.threshold, agglomeration.absorb)
     lut = store.lut()

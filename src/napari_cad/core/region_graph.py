@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Columns of `EdgeTable.to_array`.
 EDGE_COLUMNS = ("u", "v", "mean", "max", "area", "z", "y", "x", "along_y")
 
+#: Types of those that are whole numbers; the others are float32.
+EDGE_TYPES: dict[str, type[np.generic]] = {"u": np.uint32, "v": np.uint32, "area": np.uint32}
+
 #: Columns of tables that older versions have written: how faces are turned was not kept.
 _OLD_COLUMNS = len(EDGE_COLUMNS) - 1
 

@@ -8,8 +8,9 @@
     ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
     ├─ edges/Z                 (n, 9) float64: edges inside section Z and to section Z − 1
     ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
-    ├─ agglomeration/FUNCTION/ merge history (a, b, score), the join score of every edge, and, where
-    │                          small segments have been absorbed, the forest for that
+    ├─ graph/…                 columns of the whole region graph; see `stored_graph`
+    ├─ agglomeration/FUNCTION/ merge history, merge tree, join scores, and, where small segments
+    │                          have been absorbed, the forest; see `stored_agglomeration`
     └─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
 
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
@@ -28,11 +29,19 @@ import zarr
 from zarr.codecs import BloscCodec
 from zarr.errors import ContainsArrayError, GroupNotFoundError
 
+from napari_cad.core import stored_agglomeration, stored_graph
 from napari_cad.core.absorption import SpanningForest, spanning_forest
-from napari_cad.core.agglomeration import MergeHistory, MergeTree, join_scores
+from napari_cad.core.columns import CHUNK_ROWS, read_column, write_column
 from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import StoreError, StoreMismatchError
-from napari_cad.core.region_graph import FRAGMENT_COLUMNS, EdgeTable, RegionGraph
+from napari_cad.core.merge_tree import MergeHistory, MergeTree
+from napari_cad.core.region_graph import (
+    EDGE_COLUMNS,
+    EDGE_TYPES,
+    FRAGMENT_COLUMNS,
+    EdgeTable,
+    RegionGraph,
+)
 from napari_cad.core.stored_maps import StoredMap
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
 
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
     from napari_cad.core.projection import Which
+    from napari_cad.core.stored_graph import GraphColumns
     from napari_cad.core.volume import EMVolume
 
 #: Version of the layout; raised when an older package could not read the store rightly.
@@ -55,7 +65,6 @@ _CHUNK = 512
 _NOT_DONE = -1
 _AFFINITY_CODEC = BloscCodec(typesize=1, cname="zstd", clevel=3, shuffle="bitshuffle")
 _FRAGMENT_CODEC = BloscCodec(typesize=4, cname="zstd", clevel=3, shuffle="shuffle")
-_TABLE_CODEC = BloscCodec(typesize=8, cname="zstd", clevel=3, shuffle="shuffle")
 
 
 def run_signature(
@@ -391,13 +400,26 @@ class SegmentationStore:
         self._mark("edges", z, len(edges))
 
     def _write_table(self, name: str, table: npt.NDArray[Any]) -> None:
-        self._group.create_array(
-            name, data=table, chunks=_table_chunks(table), compressors=_TABLE_CODEC, overwrite=True
-        )
+        write_column(self._group, name, table, mapped=False)
 
     def read_edges(self, z: int) -> EdgeTable:
         """Edges inside section `z` and between it and section z − 1."""
         return EdgeTable.from_array(cast("Any", self._array(f"edges/{z}")[:]))
+
+    def read_edge_columns(self, z: int, *names: str) -> dict[str, npt.NDArray[Any]]:
+        """Read some columns of `read_edges`, by the names in `EDGE_COLUMNS`.
+
+        Read a million rows at a time, so that the whole table of a large section is never there.
+        """
+        table = self._array(f"edges/{z}")
+        n = table.shape[0]
+        at = [EDGE_COLUMNS.index(name) for name in names]
+        columns = {name: np.empty(n, EDGE_TYPES.get(name, np.float32)) for name in names}
+        for start in range(0, n, CHUNK_ROWS):
+            rows = cast("npt.NDArray[Any]", table[start : start + CHUNK_ROWS])
+            for column, i in zip(columns.values(), at, strict=True):
+                column[start : start + len(rows)] = rows[:, i]
+        return columns
 
     def fragment_table(self) -> npt.NDArray[np.float64]:
         """Size, bounding box and centroid of every fragment.
@@ -421,11 +443,22 @@ class SegmentationStore:
         return cast("npt.NDArray[np.float64]", self._array(f"fragment_table/{z}")[:])
 
     def fragment_sizes(self) -> npt.NDArray[np.int64]:
-        """Voxels by fragment id, shape (n_fragments + 1,), int64."""
+        """Voxels by fragment id, shape (n_fragments + 1,), int64; do not write into it."""
+        columns = self.graph_columns
+        if columns is not None:
+            return columns.size
         table = self.fragment_table()
         sizes = np.zeros(self.n_fragments + 1, np.int64)
         sizes[table[:, 0].astype(np.intp)] = table[:, FRAGMENT_COLUMNS.index("size")]
         return sizes
+
+    @property
+    def graph_columns(self) -> GraphColumns | None:
+        """Columns of the region graph, mapped; None where no agglomeration has written them."""
+        graph = self._group.get("graph")
+        if graph is None or not stored_graph.is_whole(cast("zarr.Group", graph)):
+            return None
+        return stored_graph.read(cast("zarr.Group", graph))
 
     @property
     def fragment_offsets(self) -> npt.NDArray[np.int64]:
@@ -453,6 +486,14 @@ class SegmentationStore:
         tables = [self.read_edges(z) for z in range(self.n_sections)]
         return RegionGraph.concatenate(tables, n_fragments=self.n_fragments)
 
+    def require_edges(self) -> None:
+        """Raise a `StoreError` unless all sections have their edges."""
+        self._require("edges")
+
+    def forget_agglomerations(self) -> None:
+        """Forget what was read of agglomerations: another process has written one."""
+        self._trees.clear()
+
     def _require(self, stage: Stage) -> None:
         missing = int((~self.sections_done(stage)).sum())
         if missing:
@@ -466,7 +507,7 @@ class SegmentationStore:
     def has_agglomeration(self, merge_function: str) -> bool:
         """Whether the merge history of this merge function is there, whole."""
         group = self._group.get(f"agglomeration/{merge_function}")
-        return group is not None and "join_score" in cast("zarr.Group", group)
+        return group is not None and stored_agglomeration.is_whole(cast("zarr.Group", group))
 
     @property
     def agglomerations(self) -> list[str]:
@@ -475,29 +516,80 @@ class SegmentationStore:
         return sorted(name for name in names if self.has_agglomeration(name))
 
     def write_agglomeration(
-        self, merge_function: str, history: MergeHistory, graph: RegionGraph
+        self, merge_function: str, history: MergeHistory, *, record: dict[str, Any] | None = None
     ) -> None:
-        """Write a merge history and the join scores that follow from it."""
-        base = f"agglomeration/{merge_function}"
-        self._group.create_group(base, overwrite=True)
-        self._trees.clear()
-        # the join scores come last: their being there says that all is
-        for name, column in (
-            ("a", history.a),
-            ("b", history.b),
-            ("score", history.score),
-            ("join_score", join_scores(graph, history)),
-        ):
-            self._write_table(f"{base}/{name}", column)
+        """Write a merge history and what follows from it: merge tree and join scores.
 
-    def _agglomeration_column(self, name: str, merge_function: str | None) -> npt.NDArray[Any]:
+        The edges are read section by section, so the graph is never in memory.
+
+        Parameters
+        ----------
+        merge_function : str
+            Its name.
+        history : MergeHistory
+            Of the whole volume.
+        record : dict, optional
+            How it was made, see `agglomeration_record`; by default {"exact": True}.
+
+        Raises
+        ------
+        StoreError
+            If sections are missing.
+        """
+        self._require("edges")
+        graph = self._group.require_group("graph")
+        if not stored_graph.is_whole(graph):
+            stored_graph.write(self, graph)
+        columns = stored_graph.read(graph)
+        tree = MergeTree.from_history(self.n_fragments, history)
+        group = self._group.create_group(f"agglomeration/{merge_function}", overwrite=True)
+        self._trees.clear()
+        sections = (self.read_edge_columns(z, "u", "v") for z in range(self.n_sections))
+        stored_agglomeration.write(
+            group,
+            history,
+            tree.with_sizes(columns.size),
+            columns,
+            ((edges["u"], edges["v"]) for edges in sections),
+            int(self.counts("edges").sum()),
+            {"exact": True} if record is None else record,
+        )
+
+    def agglomeration_record(self, merge_function: str | None = None) -> dict[str, Any]:
+        """Tell how an agglomeration (by default the one last chosen) was made.
+
+        Returns
+        -------
+        dict
+            "exact": whether it is what waterz gives on the whole volume. If not, "parts": first
+            section of each part, and "conservative_score": up to which they were merged alone.
+        """
+        return stored_agglomeration.record(self._agglomeration(merge_function))
+
+    def _agglomeration(self, merge_function: str | None) -> zarr.Group:
         merge_function = merge_function or self.merge_function
         if not self.has_agglomeration(merge_function):
             raise StoreError(
                 f"{self.path} has no agglomeration by {merge_function} yet: run it first"
             )
-        column = self._array(f"agglomeration/{merge_function}/{name}")[:]
-        return cast("npt.NDArray[Any]", column)
+        return cast("zarr.Group", self._group[f"agglomeration/{merge_function}"])
+
+    def _agglomeration_column(self, name: str, merge_function: str | None) -> npt.NDArray[Any]:
+        return read_column(self._agglomeration(merge_function), name)
+
+    def numbered_join_scores(self, merge_function: str) -> tuple[npt.NDArray[np.float32], str]:
+        """Join scores in the order of `graph_columns`, mapped, and the digest of that graph.
+
+        Raises
+        ------
+        StoreError
+            If this version has not made the agglomeration.
+        """
+        group = self._agglomeration(merge_function)
+        if "numbered_join_score" not in group:
+            raise StoreError(f"{self.path} has no columns of its graph: an older version made it")
+        digest = cast("str", group.attrs["digest"])
+        return read_column(group, "numbered_join_score"), digest
 
     def merge_history(
         self, merge_function: str | None = None, absorb: int | None = None
@@ -527,15 +619,23 @@ class SegmentationStore:
         return self._agglomeration_column("join_score", merge_function)
 
     def merge_tree(self, merge_function: str | None = None, absorb: int | None = None) -> MergeTree:
-        """Give the merge tree, from which the LUT at any threshold follows; made once.
+        """Give the merge tree, from which the segments at any threshold follow; made once.
 
-        Arguments as for `merge_history`.
+        Arguments as for `merge_history`. Where nothing is absorbed, it lies in the store and is
+        mapped into memory, which takes no time; unless an older version wrote the agglomeration.
         """
         key = (merge_function or self.merge_function, self.absorb if absorb is None else absorb)
         if key not in self._trees:
-            history = self.merge_history(*key)
-            self._trees[key] = MergeTree.from_history(self.n_fragments, history)
+            self._trees[key] = self._make_tree(*key)
         return self._trees[key]
+
+    def _make_tree(self, merge_function: str, absorb: int) -> MergeTree:
+        if not absorb:
+            columns = stored_agglomeration.read_tree(self._agglomeration(merge_function))
+            if columns is not None:
+                return MergeTree(columns, reopen=(_open_tree, (self.path, merge_function)))
+        history = self.merge_history(merge_function, absorb)
+        return MergeTree.from_history(self.n_fragments, history)
 
     def spanning_forest(self, merge_function: str | None = None) -> SpanningForest:
         """Give what absorbing needs; it is kept in the store, where that is open for writing."""
@@ -562,13 +662,12 @@ class SegmentationStore:
             return tree.lut(threshold)
         if self.absorb:
             return self.spanning_forest().lut(threshold, self.absorb)
-        # once without the tree takes a fraction of the time that making it takes
-        return self.merge_history().lut(self.n_fragments, threshold)
+        return self.merge_tree().lut(threshold)
 
 
-def _table_chunks(table: npt.NDArray[Any]) -> tuple[int, ...]:
-    """Chunks of about a million rows; zarr wants at least one row, also of an empty table."""
-    return (max(1, min(len(table), 1 << 20)), *table.shape[1:])
+def _open_tree(path: Path, merge_function: str) -> MergeTree:
+    """Map a merge tree in another process."""
+    return SegmentationStore.open(path).merge_tree(merge_function, absorb=0)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

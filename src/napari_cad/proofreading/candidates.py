@@ -8,11 +8,11 @@ whole says more than one edge of it, so its mean affinity is summed up over all 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from napari_cad.core.merge_tree import MergeTree, is_below
+from napari_cad.core.merge_tree import is_below, union_by_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,13 +75,9 @@ def inner_candidates(session: ProofreadingSession, band: float) -> Candidates:
     if first == last:
         return Candidates.none()
     child, parent = tree.edges()
-    # the same tree with the number of each merge for its score tells in which one an edge joins
-    # (as float64: float32 cannot tell numbers beyond 2²⁴ apart)
-    number: Any = np.arange(len(tree), dtype=np.float64)
-    numbered = MergeTree(child, parent, child, number, source.n_fragments)
     near = is_below(source.join_score, t) & ~is_below(source.join_score, t - band)
     edges = np.flatnonzero(near)
-    merge = numbered.join_scores(source.u[edges], source.v[edges]).astype(np.int64) - first
+    merge = tree.joining_merges(source.u[edges], source.v[edges]) - first
     # (scores that are no join scores may lie in the band although something joined them before)
     edges, merge = edges[merge >= 0], merge[merge >= 0]
     strongest, affinity = _contacts(session, edges, merge, last - first)
@@ -113,9 +109,4 @@ def _smaller_parts(
     child: npt.NDArray[np.uint32], parent: npt.NDArray[np.uint32], sizes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Voxels of the smaller of the two parts that each merge unites, in the order of merging."""
-    size = sizes.tolist()
-    smaller = []
-    for a, b in zip(child.tolist(), parent.tolist(), strict=True):
-        smaller.append(min(size[a], size[b]))
-        size[b] += size[a]
-    return np.array(smaller, np.int64)
+    return union_by_size(child, parent, sizes).smaller
