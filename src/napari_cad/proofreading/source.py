@@ -7,22 +7,19 @@ count voxels instead of fragments.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
 
-from napari_cad.core.errors import ShapeError
-from napari_cad.core.merge_tree import MergeHistory, MergeTree
+from napari_cad.core.errors import ShapeError, StoreError
+from napari_cad.core.merge_tree import MergeHistory, MergeTree, union_by_size
 from napari_cad.core.region_graph import FRAGMENT_COLUMNS
+from napari_cad.core.store import SegmentationStore
+from napari_cad.core.stored_agglomeration import graph_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from napari_cad.core.store import SegmentationStore
 
 
 class ArrayLike(Protocol):
@@ -76,6 +73,11 @@ class ProofreadingSource:
         Tells this segmentation from every other; JSON-able.
     notes : tuple of str
         What cannot be done with it, for the person.
+    first, ending, first_ending : ndarray, integer, or None
+        Edges by fragment, see `napari_cad.core.stored_graph`; None = they are made when needed.
+    run : tuple of (str, str, float), or None
+        Store, merge function and threshold, where all this is mapped into memory from a store:
+        nothing of it has been read, and another process maps it instead of getting it sent.
     """
 
     n_fragments: int
@@ -94,7 +96,16 @@ class ProofreadingSource:
     voxel_size: tuple[float, float, float] | None = None
     signature: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    first: npt.NDArray[np.int64] | None = None
+    ending: npt.NDArray[np.integer[Any]] | None = None
+    first_ending: npt.NDArray[np.int64] | None = None
+    run: tuple[str, str, float] | None = None
     _tree: list[MergeTree] = field(init=False, default_factory=list, repr=False)
+
+    def __reduce__(self) -> Any:
+        if self.run is not None:
+            return _mapped_again, self.run
+        return super().__reduce__()
 
     def base_lut(self, threshold: float) -> npt.NDArray[np.uint32]:
         """Fragment → segment at a threshold, before any edit.
@@ -144,6 +155,9 @@ class ProofreadingSource:
             If the run is not finished.
         """
         merge_function = merge_function or store.merge_function
+        threshold = store.threshold if threshold is None else threshold
+        if not store.absorb and (mapped := _mapped(store, merge_function, threshold)) is not None:
+            return mapped
         graph = store.region_graph()
         table = store.fragment_table()
         n = graph.n_fragments
@@ -163,7 +177,7 @@ class ProofreadingSource:
             graph.v,
             graph.mean,
             store.join_scores(merge_function),
-            threshold=store.threshold if threshold is None else threshold,
+            threshold=threshold,
             n_fragments=n,
             area=graph.area,
             position=graph.position,
@@ -228,7 +242,7 @@ class ProofreadingSource:
         """
         low, high = _ordered_pairs(u, v)
         n_edges = len(low)
-        columns: dict[str, npt.NDArray[Any]] = {
+        columns: dict[str, Any] = {
             "mean": np.asarray(mean, np.float32),
             "join_score": np.asarray(join_score, np.float32),
             "area": np.ones(n_edges, np.uint32) if area is None else np.asarray(area, np.uint32),
@@ -266,7 +280,10 @@ class ProofreadingSource:
             fragments=fragments,
             affinities=affinities,
             voxel_size=voxel_size,
-            signature={**(signature or {}), "graph": _digest(n, low, high, columns["join_score"])},
+            signature={
+                **(signature or {}),
+                "graph": graph_digest(n, low, high, columns["join_score"]),
+            },
             notes=notes,
             **columns,
         )
@@ -290,12 +307,47 @@ def _ordered_pairs(
     return low.astype(np.uint32), high.astype(np.uint32)
 
 
-def _digest(n_fragments: int, *columns: npt.NDArray[Any]) -> str:
-    """Digest of what the numbers in a log refer to, and of what follows from them."""
-    digest = hashlib.sha256(str(n_fragments).encode())
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).view(np.uint8).data)
-    return digest.hexdigest()
+def _mapped(
+    store: SegmentationStore, merge_function: str, threshold: float
+) -> ProofreadingSource | None:
+    """Map everything of a run; None where an older version has made it, or it is not local."""
+    graph = store.graph_columns
+    if graph is None or not isinstance(graph.u, np.memmap):
+        return None
+    try:
+        join_score, digest = store.numbered_join_scores(merge_function)
+    except StoreError:
+        return None
+    content = {"store": _content(store), "merge_function": merge_function, "graph": digest}
+    source = ProofreadingSource(
+        n_fragments=store.n_fragments,
+        u=graph.u,
+        v=graph.v,
+        mean=graph.mean,
+        area=graph.area,
+        position=graph.position,
+        join_score=join_score,
+        threshold=float(threshold),
+        sizes=graph.size,
+        boxes=graph.box,
+        centroids=graph.centroid,
+        fragments=store.fragments,
+        affinities=store.affinities,
+        voxel_size=store.voxel_size,
+        signature=content,
+        first=graph.first,
+        ending=graph.ending,
+        first_ending=graph.first_ending,
+        run=(str(store.path), merge_function, float(threshold)),
+    )
+    source._tree.append(store.merge_tree(merge_function))
+    return source
+
+
+def _mapped_again(run: str, merge_function: str, threshold: float) -> ProofreadingSource:
+    """Map a run in another process."""
+    store = SegmentationStore.open(run)
+    return ProofreadingSource.from_store(store, merge_function, threshold=threshold)
 
 
 def _content(store: SegmentationStore) -> dict[str, Any]:
@@ -330,11 +382,6 @@ def spanning_merge_tree(
     """
     ever = np.flatnonzero(np.isfinite(score))
     order = ever[np.argsort(score[ever], kind="stable")]
-    # ranks as weights, counted from 1: they break ties, and scipy takes a weight of 0 for no edge
-    weight = np.arange(1, len(order) + 1, dtype=np.float64)
-    n = n_fragments + 1
-    matrix = coo_array((weight, (u[order], v[order])), shape=(n, n)).tocsr()
-    rank = np.sort(minimum_spanning_tree(matrix).data.astype(np.int64)) - 1
-    chosen = order[rank]
+    chosen = union_by_size(u, v, np.ones(n_fragments + 1, np.uint32), order).edge
     history = MergeHistory(u[chosen], v[chosen], score[chosen].astype(np.float32))
     return MergeTree.from_history(n_fragments, history)
