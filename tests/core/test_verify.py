@@ -82,11 +82,28 @@ def test_an_unfinished_run_has_no_problem_and_is_checked_as_far_as_it_is(run):
         ("fragment_table/2", (0, 1), "section 2: the table of the fragments is not"),
         ("agglomeration/median/join_score", 0, "the join scores of median do not follow"),
         ("agglomeration/median/score", 0, "the join scores of median do not follow"),
+        ("agglomeration/median/numbered_join_score", 0, "the join scores of median do not follow"),
+        ("agglomeration/median/tree/above", 2, "the merge tree of median does not follow"),
+        ("agglomeration/median/tree/voxels", 0, "the merge tree of median does not follow"),
+        *(
+            (f"graph/{name}", at, "the columns of the region graph are not those .* " + name)
+            for name, at in (
+                ("u", 0),
+                ("v", 1),
+                ("mean", 0),
+                ("area", 2),
+                ("position", (0, 2)),
+                ("first", 3),
+                ("first_ending", 4),
+                ("ending", 0),
+                ("size", 1),
+            )
+        ),
     ],
 )
 def test_a_changed_number_is_found(run, array, at, expected):
     values = zarr.open_group(run, mode="r+")[array]
-    values[at] = values[at] * 2 + 1
+    values[at] = np.asarray(values[at]) * 2 + 1
 
     found = problems_of(run)
 

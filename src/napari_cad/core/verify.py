@@ -1,23 +1,26 @@
 """Checking a store: everything is there, can be read, and follows from what it was made from.
 
 Nothing after the affinities is taken on trust. Fragments are made again from the stored affinities,
-edges from the fragments, join scores from the merge history, and compared number for number, one
-section at a time. The affinities themselves would need the network: they are read, since a damaged
-chunk fails to decompress, and nothing more.
+edges from the fragments, columns of the graph from the tables of its sections, merge tree and join
+scores from the merge history, and compared number for number. In memory are two sections at most, a
+merge history and one number per edge. The affinities themselves would need the network: they are
+read, since a damaged chunk fails to decompress, and nothing more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_cad.core.agglomeration import join_scores
 from napari_cad.core.errors import NapariCadError
 from napari_cad.core.events import Event, SectionDone, StageStarted, Warned
 from napari_cad.core.fragments import section_fragments
+from napari_cad.core.merge_tree import MergeTree
 from napari_cad.core.region_graph import section_edges, section_fragment_table
+from napari_cad.core.sorted_edges import sorted_edges
 from napari_cad.core.store import STAGES, SegmentationStore
 
 if TYPE_CHECKING:
@@ -70,21 +73,27 @@ def verify_store(path: str | Path) -> Iterator[Event]:
     yield StageStarted("verification", n_sections)
     n_problems = 0
     prev: npt.NDArray[np.uint32] | None = None
+    # once: they are as many small files as there are sections
+    counts, offsets = store.counts("fragments"), store.fragment_offsets
     for z in range(n_sections):
-        problems, prev = _check_section(store, z, prev)
+        problems, prev = _check_section(store, z, prev, int(offsets[z]), int(counts[z]))
         for message in problems:
             n_problems += 1
             yield Problem(f"section {z}: {message}", z)
         yield SectionDone("verification", z, z + 1, n_sections)
     if n_problems == 0 and store.sections_done("edges").all():
-        for message in _check_agglomerations(store):
+        for message in chain(_check_graph(store), _check_agglomerations(store)):
             n_problems += 1
             yield Problem(message)
     yield Verified(n_problems, n_sections)
 
 
 def _check_section(
-    store: SegmentationStore, z: int, prev: npt.NDArray[np.uint32] | None
+    store: SegmentationStore,
+    z: int,
+    prev: npt.NDArray[np.uint32] | None,
+    offset: int,
+    count: int,
 ) -> tuple[list[str], npt.NDArray[np.uint32] | None]:
     """List what is wrong with section `z`, and give the fragments that it should have."""
     done = [stage for stage in STAGES if store.is_done(stage, z)]
@@ -104,15 +113,11 @@ def _check_section(
         return [f"the fragments cannot be read ({_line(error)})"], None
 
     problems = []
-    offset = int(store.fragment_offsets[z])
     expected = section_fragments(affinities, store.config.fragments)
     expected[expected > 0] += np.uint32(offset)
-    count = int(store.counts("fragments")[z])
-    if int(expected.max(initial=offset)) - offset != count:
-        problems.append(
-            f"{count} fragments are counted, the affinities give "
-            f"{int(expected.max(initial=offset)) - offset}"
-        )
+    n_expected = int(expected.max(initial=offset)) - offset
+    if n_expected != count:
+        problems.append(f"{count} fragments are counted, the affinities give {n_expected}")
     if not np.array_equal(fragments, expected):
         wrong = np.count_nonzero(fragments != expected)
         problems.append(f"{wrong} voxels are in other fragments than the affinities give")
@@ -143,20 +148,107 @@ def _check_tables(
     return problems
 
 
+def _check_graph(store: SegmentationStore) -> Iterator[str]:
+    """Check the columns of the graph against the tables of the sections, two at a time."""
+    try:
+        columns = store.graph_columns
+        if columns is None:
+            return
+        wrong, n_begun, offsets = set(), 0, store.fragment_offsets
+        for name in ("first", "first_ending"):
+            if getattr(columns, name)[[0, 1, -1]].tolist() != [0, 0, len(columns.u)]:
+                wrong.add(name)
+        for block in sorted_edges(store, "mean", "area", "z", "y", "x"):
+            rows = slice(n_begun, n_begun + len(block.rows))
+            position = np.stack([block.columns[axis] for axis in "zyx"], axis=1)
+            for name in ("u", "v", "mean", "area"):
+                if not np.array_equal(getattr(columns, name)[rows], block.columns[name]):
+                    wrong.add(name)
+            if not np.array_equal(columns.position[rows], position):
+                wrong.add("position")
+            n_begun = rows.stop
+            ids = np.arange(offsets[block.z] + 1, offsets[block.z + 1] + 1)
+            if not _are_grouped(columns.u, columns.first, ids, None):
+                wrong.add("first")
+            if not _are_grouped(columns.v, columns.first_ending, ids, columns.ending):
+                wrong |= {"ending", "first_ending"}
+            table = store.read_fragment_table(block.z)
+            if not np.array_equal(columns.size[table[:, 0].astype(np.intp)], table[:, 1]):
+                wrong.add("size")
+        if n_begun != len(columns.u):
+            wrong.add("u")
+    except _UNREADABLE as error:
+        yield f"the columns of the region graph cannot be read ({_line(error)})"
+        return
+    if wrong:
+        yield (
+            "the columns of the region graph are not those of its sections: "
+            f"{', '.join(sorted(wrong))}"
+        )
+
+
+def _are_grouped(
+    ends: npt.NDArray[np.uint32],
+    first: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    edges: npt.NDArray[np.integer[Any]] | None,
+) -> bool:
+    """Whether the edges of consecutive fragments are where `first` says, each edge once."""
+    if not len(ids):
+        return True
+    begin, stop = int(first[ids[0]]), int(first[ids[-1] + 1])
+    count = np.diff(first[ids[0] : ids[-1] + 2])
+    if (count < 0).any() or not 0 <= begin <= stop <= len(ends):
+        return False
+    numbers = np.arange(begin, stop) if edges is None else np.asarray(edges[begin:stop])
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(ends):
+        return False
+    distinct = len(np.unique(numbers)) == len(numbers)
+    return distinct and np.array_equal(ends[numbers], np.repeat(ids, count))
+
+
 def _check_agglomerations(store: SegmentationStore) -> Iterator[str]:
-    """Check every merge history against its join scores; holds the region graph in memory."""
-    graph = store.region_graph()
+    """Check every merge history against what follows from it, one section at a time."""
+    sizes = store.fragment_sizes()
     for name in store.agglomerations:
         try:
             history = store.merge_history(name, absorb=0)
             stored = store.join_scores(name, absorb=0)
+            highest = max(int(history.a.max(initial=0)), int(history.b.max(initial=0)))
+            if highest > store.n_fragments:
+                yield f"the merge history of {name} names fragments that do not exist"
+                continue
+            made = MergeTree.from_history(store.n_fragments, history)
+            kept = store.merge_tree(name, absorb=0)
+            if kept.columns.voxels is not None:
+                made = made.with_sizes(sizes)
+            numbered = store.numbered_join_scores(name)[0] if store.graph_columns else None
         except _UNREADABLE as error:
             yield f"the agglomeration by {name} cannot be read ({_line(error)})"
             continue
-        if len(history) and max(int(history.a.max()), int(history.b.max())) > graph.n_fragments:
-            yield f"the merge history of {name} names fragments that do not exist"
-        elif not np.array_equal(stored, join_scores(graph, history)):
+        pairs: Iterator[tuple[Any, Any]] = zip(kept.columns, made.columns, strict=True)
+        if not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
+            yield f"the merge tree of {name} does not follow from its merge history"
+        if not _are_join_scores(store, made, stored, numbered):
             yield f"the join scores of {name} do not follow from its merge history"
+
+
+def _are_join_scores(
+    store: SegmentationStore,
+    tree: MergeTree,
+    stored: npt.NDArray[np.float32],
+    numbered: npt.NDArray[np.float32] | None,
+) -> bool:
+    """Whether join scores, by row and by number, are those of a tree."""
+    n = 0
+    for block in sorted_edges(store):
+        expected = tree.join_scores(block.columns["u"], block.columns["v"])
+        if not np.array_equal(stored[block.rows], expected):
+            return False
+        if numbered is not None and not np.array_equal(numbered[n : n + len(expected)], expected):
+            return False
+        n += len(expected)
+    return n == len(stored)
 
 
 def _line(error: Any) -> str:
