@@ -16,6 +16,8 @@ from napari_cad.core.store import SegmentationStore
 from napari_cad.core.synthetic import synthetic_em
 from napari_cad.proofreading.source import ProofreadingSource
 from napari_cad.viewer.layers import find_layer
+from napari_cad.viewer.live_labels import LiveLabels
+from napari_cad.widgets import agglomerate
 from napari_cad.widgets.agglomerate import AgglomerateWidget
 
 PATIENCE = 60_000
@@ -78,17 +80,17 @@ def test_the_slider_shows_what_the_store_has_at_every_threshold(docked, finished
 def test_only_the_last_value_of_a_drag_is_shown(docked, qtbot, monkeypatch):
     _, widget = docked
     asked = []
-    lut = type(widget._live).lut
+    show = LiveLabels.show
     monkeypatch.setattr(
-        type(widget._live),
-        "lut",
-        lambda live, *values: (asked.append(values), lut(live, *values))[1],
+        LiveLabels,
+        "show",
+        lambda labels, shown: (asked.append(shown.threshold), show(labels, shown))[1],
     )
     for value in np.linspace(0.2, 0.6, 30):
         widget.threshold.setValue(value)
     qtbot.waitUntil(lambda: bool(asked), timeout=PATIENCE)
     assert len(asked) == 1
-    assert asked[0][0] == pytest.approx(0.6)
+    assert asked[0] == pytest.approx(0.6)
 
 
 def test_small_segments_can_be_hidden(docked, finished_run, qtbot):
@@ -106,11 +108,24 @@ def test_sizes_are_counted_when_the_slider_rests(docked, qtbot, monkeypatch):
     _, widget = docked
     qtbot.waitUntil(lambda: not widget._rest.isActive(), timeout=PATIENCE)
     counted = []
-    monkeypatch.setattr(type(widget._live), "sizes", lambda live, lut: counted.append(lut))
+    monkeypatch.setattr(type(widget), "_show_counted", lambda _, sizes: counted.append(sizes))
     widget.threshold.setValue(0.7)
     widget._follow()
     assert not counted
     assert widget._rest.isActive()
+
+
+def test_sizes_of_a_large_run_are_counted_by_a_job(docked, finished_run, qtbot, monkeypatch):
+    _, widget = docked
+    monkeypatch.setattr(agglomerate, "_COUNTED_HERE", 0)
+    store = SegmentationStore.open(finished_run)
+    widget.threshold.setValue(0.65)
+    qtbot.waitUntil(lambda: widget.counts.text().endswith("counting …"), timeout=PATIENCE)
+    n = len(np.unique(store.lut(widget.threshold.value())[1:]))
+    assert widget.counts.text().startswith(f"{n:,} segments of all sizes")
+    qtbot.waitUntil(lambda: "the largest" in widget.counts.text(), timeout=PATIENCE)
+    assert widget.histogram.counts.sum() == n
+    assert find_layer(widget._viewer, "segments", str(finished_run)).data._lut is None
 
 
 def test_absorbed_segments_are_kept_and_all_see_the_same(docked, finished_run, sample, qtbot):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psygnal import Signal
 from qtpy.QtCore import QObject, QTimer
 
 from napari_cad.viewer.error_layers import shown_lut
+from napari_cad.viewer.live_labels import LiveLabels
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from napari.layers import Labels
     from qtpy.QtWidgets import QWidget
 
@@ -40,8 +40,8 @@ class LutWatcher(QObject):
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
         self._layer: Labels | None = None
-        self._told: npt.NDArray[Any] | None = None
-        self._seen: npt.NDArray[Any] | None = None
+        self._told: object = None
+        self._seen: object = None
         self._timer = QTimer(self)
         self._timer.setInterval(_INTERVAL)
         self._timer.timeout.connect(self.look)
@@ -49,7 +49,7 @@ class LutWatcher(QObject):
     def watch(self, layer: Labels | None) -> None:
         """Watch a layer from now on, and no other; None watches nothing."""
         self._layer = layer
-        self._told = self._seen = None if layer is None else shown_lut(layer)
+        self._told = self._seen = None if layer is None else _shown(layer)
         if self._told is None:
             self._timer.stop()
         else:
@@ -57,8 +57,13 @@ class LutWatcher(QObject):
 
     def look(self) -> None:
         """Look at the layer now."""
-        lut = None if self._layer is None else shown_lut(self._layer)
-        at_rest, self._seen = lut is self._seen, lut
-        if lut is not None and at_rest and lut is not self._told:
-            self._told = lut
+        shown = None if self._layer is None else _shown(self._layer)
+        at_rest, self._seen = shown is self._seen, shown
+        if shown is not None and at_rest and shown is not self._told:
+            self._told = shown
             self.changed.emit()
+
+
+def _shown(layer: Labels) -> object:
+    """Give what stands for what a layer shows, without making a LUT for that."""
+    return layer.data.shown if isinstance(layer.data, LiveLabels) else shown_lut(layer)

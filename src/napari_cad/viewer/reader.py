@@ -18,7 +18,8 @@ from napari_cad.core._lazy import LazyArray
 from napari_cad.core.binning import binned_shape
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.volume import EMVolume, VolumeSource
-from napari_cad.viewer.layers import ChannelsLast, LutLabels, Placement, PyramidLevel, tag
+from napari_cad.viewer.layers import ChannelsLast, Placement, PyramidLevel, tag
+from napari_cad.viewer.live_labels import segments_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,8 +126,7 @@ def store_layers(store: SegmentationStore) -> list[LayerData]:
     add("affinities", ChannelsLast(store.affinities), "image", rgb=True, visible=False)
     if store.embedding_rgb is not None:
         add("embedding_rgb", store.embedding_rgb, "image", rgb=True, visible=False)
-    lut = store.lut() if store.has_agglomeration(store.merge_function) else None
-    add("segments", LutLabels(store.fragments, lut), "labels", opacity=0.5)
+    add("segments", segments_of_run(store), "labels", opacity=0.5)
     return layers
 
 

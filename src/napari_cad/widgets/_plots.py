@@ -9,8 +9,6 @@ from qtpy.QtCore import QPointF, QRectF, Qt
 from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_cad.core.live_segmentation import size_histogram
-
 if TYPE_CHECKING:
     import numpy.typing as npt
     from qtpy.QtGui import QPaintEvent
@@ -47,9 +45,9 @@ class SizeHistogram(_Plot):
         self.counts: npt.NDArray[Any] = np.zeros(1, np.int64)
         self.setToolTip("Number of segments by size in voxels; both axes are logarithmic.")
 
-    def show_sizes(self, sizes: npt.NDArray[Any]) -> None:
-        """Count and draw the sizes of all segments, in voxels."""
-        self.counts = size_histogram(sizes)
+    def show_counts(self, counts: npt.NDArray[Any]) -> None:
+        """Draw how many segments there are of each size; see `size_histogram`."""
+        self.counts = counts
         self.update()
 
     def paintEvent(self, event: QPaintEvent | None) -> None:

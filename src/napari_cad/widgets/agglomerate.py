@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSizePolicy, QSpinBox, QWidget
 from superqt import QLabeledDoubleSlider
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.errors import NapariCadError
-from napari_cad.core.live_segmentation import Curve, LiveSegmentation
+from napari_cad.core.events import Warned
+from napari_cad.core.live_segmentation import Curve, LiveSegmentation, SegmentSizes
 from napari_cad.core.store import SegmentationStore
-from napari_cad.viewer.error_layers import aligned_truth, shown_lut
+from napari_cad.viewer.error_layers import aligned_truth
 from napari_cad.viewer.jobs import JobRunner
-from napari_cad.viewer.layers import (
-    LutLabels,
-    find_layer,
-    role_of,
-    run_of,
-    sendable,
-)
+from napari_cad.viewer.layers import find_layer, role_of, run_of, sendable
+from napari_cad.viewer.live_labels import LiveLabels
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
@@ -38,7 +33,11 @@ if TYPE_CHECKING:
     from napari_cad.core.events import Event
 
 _LOAD = "napari_cad.core.live_segmentation:load"
+_COUNT = "napari_cad.core.live_segmentation:count"
 _CURVE = "napari_cad.core.live_segmentation:curve"
+
+#: Fragments up to which sizes are counted in the viewer's process: some milliseconds.
+_COUNTED_HERE = 2_000_000
 
 #: Milliseconds of rest after which sizes are counted and drawn: the picture goes first.
 _REST = 60
@@ -131,7 +130,8 @@ class AgglomerateWidget(Column):
         self._rest.timeout.connect(self.show_sizes)
         self.loader = JobRunner(self)
         self.scorer = JobRunner(self)
-        for runner in (self.loader, self.scorer):
+        self.counter = JobRunner(self)
+        for runner in (self.loader, self.scorer, self.counter):
             runner.reported.connect(self._on_event)
             runner.finished.connect(self._on_finished)
             runner.failed.connect(self._on_failed)
@@ -182,30 +182,49 @@ class AgglomerateWidget(Column):
         live, layer = self._live, self._layer
         if live is None or layer is None or (self.absorb.value() and live.forest is None):
             return
-        lut = live.lut(self.threshold.value(), self.smallest.value(), self.absorb.value())
-        highest = live.tree.n_fragments
-        if not isinstance(layer.data, LutLabels) or highest > np.iinfo(layer.data.dtype).max:
-            # labels of 16 bits may be enough for one threshold, and not for the next
-            fragments = state_of(self._viewer).store(str(self.run)).fragments
-            layer.data = LutLabels(fragments, live.tree.lut(0))
+        fragments = state_of(self._viewer).store(str(self.run)).fragments
+        shown = live.at(self.threshold.value(), self.smallest.value())
+        if not isinstance(layer.data, LiveLabels):
+            layer.data = LiveLabels(fragments, shown)
             layer.editable = False
-        layer.data.set_lut(lut)
+        if self.absorb.value():
+            values = (self.threshold.value(), self.smallest.value(), self.absorb.value())
+            layer.data.set_lut(live.lut(*values))
+        else:
+            layer.data.show(shown)
         layer.refresh(thumbnail=False, highlight=False, extent=False)
         self._rest.start()
 
     def show_sizes(self) -> None:
         """Count and draw the sizes of the segments that are shown."""
         live, layer = self._live, self._layer
-        lut = None if layer is None else shown_lut(layer)
-        if live is None or lut is None or len(lut) != live.tree.n_fragments + 1:
+        if live is None or layer is None or not isinstance(layer.data, LiveLabels):
             return
-        sizes = live.sizes(lut)
-        largest = int(sizes.max(initial=0))
-        self.counts.setText(f"{len(sizes):,} segments, the largest of {largest:,} voxels")
-        line = f"{len(sizes):,} segments at {self.threshold.value():.2f}"
-        state_of(self._viewer).report("agglomerate", line, run=self.run)
-        self.histogram.show_sizes(sizes)
         self.curve.show_threshold(self.threshold.value())
+        if self.absorb.value():
+            lut = layer.data.lut
+            if lut is not None:
+                self._show_counted(SegmentSizes.of(live.sizes(lut)))
+        elif live.tree.n_fragments <= _COUNTED_HERE:
+            self._show_counted(live.at(self.threshold.value(), self.smallest.value()).sizes())
+        else:
+            n = live.tree.n_segments(self.threshold.value())
+            self.counts.setText(f"{n:,} segments of all sizes; counting …")
+            arguments = {
+                "store_path": self.run,
+                "merge_function": live.merge_function,
+                "threshold": self.threshold.value(),
+                "smallest": self.smallest.value(),
+            }
+            self.counter.start(_COUNT, arguments, "Counting segments")
+
+    def _show_counted(self, sizes: SegmentSizes) -> None:
+        self.counts.setText(
+            f"{sizes.n_segments:,} segments, the largest of {sizes.largest:,} voxels"
+        )
+        line = f"{sizes.n_segments:,} segments at {self.threshold.value():.2f}"
+        state_of(self._viewer).report("agglomerate", line, run=self.run)
+        self.histogram.show_counts(sizes.histogram)
 
     def score(self) -> None:
         """Draw the curve against the truth that is chosen."""
@@ -247,10 +266,14 @@ class AgglomerateWidget(Column):
     # ------------------------------------------------------------------ what comes back
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, LiveSegmentation):
+        if isinstance(event, SegmentSizes):
+            self._show_counted(event)
+        elif isinstance(event, LiveSegmentation):
             self._live = event
             self._enable()
             self._on_absorb()
+        elif isinstance(event, Warned):
+            self.status.warn(event.message)
         elif isinstance(event, Curve):
             self.curve.show_curve(event)
             best = event.scores[event.best]
