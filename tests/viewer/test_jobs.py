@@ -142,7 +142,7 @@ def test_the_job_ends_with_its_widget(qtbot, monkeypatch):
     run(runner, "sleep")
     qtbot.waitUntil(lambda: bool(log.events), timeout=PATIENCE)
     pid = int(log.events[0].message)
-    assert progress._all_instances
+    qtbot.waitUntil(lambda: bool(progress._all_instances), timeout=PATIENCE)
     widget.deleteLater()
     del widget, runner
     qtbot.waitUntil(lambda: not runs(pid), timeout=2000)
@@ -151,6 +151,8 @@ def test_the_job_ends_with_its_widget(qtbot, monkeypatch):
 
 def test_napari_lists_the_job_while_it_runs(runner, qtbot):
     run(runner, "sleep")
+    assert not progress._all_instances  # that takes a while: in another turn
+    qtbot.waitUntil(lambda: bool(progress._all_instances), timeout=PATIENCE)
     (bar,) = progress._all_instances
     assert "Testing" in bar.desc
     runner.show_progress(2, 12)

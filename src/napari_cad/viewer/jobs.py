@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds between two looks at a job.
 POLL_INTERVAL = 40
-#: Seconds between two steps of napari's bar.
-_BAR_PAUSE = 0.3
+#: Milliseconds between two steps of napari's bar, and until it is there.
+_BAR_PAUSE = 300
 #: Seconds for which events are handed over at one look; the others have to wait for the next.
 _PATIENCE = 0.02
 
@@ -67,13 +67,16 @@ class JobRunner(QObject):
         self._now = now
         self._waiting: deque[Any] = deque()
         self._shown: tuple[int, int] | None = None
-        self._bar_due = 0.0
         self._job: JobProcess | None = None
         self._run = 0
+        self._description: str | None = None
         self._bar: progress | None = None
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_INTERVAL)
         self._timer.timeout.connect(self._poll)
+        self._bar_timer = QTimer(self)
+        self._bar_timer.setInterval(_BAR_PAUSE)
+        self._bar_timer.timeout.connect(self._show_bar)
         self._over = False
         # both, for either side may go first: the object of Python, or that of Qt
         self._ending = _Ending()
@@ -105,9 +108,10 @@ class JobRunner(QObject):
             return self._run
         self._job = self._ending.job = JobProcess(function, arguments)
         self._run += 1
-        self._bar = None if description is None else progress(desc=description, total=0)
-        self._ending.bar = self._bar
+        self._description = description
         self._timer.start()
+        if description is not None:
+            self._bar_timer.start()
         return self._run
 
     def send(self, request: Any) -> None:
@@ -128,8 +132,7 @@ class JobRunner(QObject):
         self.cancel()
 
     def show_progress(self, done: int, total: int) -> None:
-        """Show how far the job is in napari's list of activities."""
-        # now and then: at every step napari's bar lets all of Qt's events be processed
+        """Show how far the job is in napari's list of activities, now and then."""
         self._shown = (done, total)
 
     def _poll(self) -> None:
@@ -145,7 +148,6 @@ class JobRunner(QObject):
                 return  # a listener has cancelled it or started another
             if self._now() > until:
                 break
-        self._show_bar()
         if self._waiting or self._job is not job or job.state == "running":
             return
         self._close()
@@ -155,17 +157,25 @@ class JobRunner(QObject):
             self.finished.emit()
 
     def _show_bar(self) -> None:
-        now = self._now()
-        if self._bar is None or self._shown is None or now < self._bar_due:
-            return
-        shown, self._shown, self._bar_due = self._shown, None, now + _BAR_PAUSE
-        done, total = shown
-        if self._bar.total != total:
-            self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        """Move napari's bar, in a turn of its own: it lets all of Qt's events be processed."""
+        bar, run = self._bar, self._run
+        if bar is None:
+            self._bar_timer.stop()
+            bar = progress(desc=self._description, total=0)
+            if self._job is None or self._run != run:
+                bar.close()  # that was the end of it
+                return
+            self._bar = self._ending.bar = bar
+            self._bar_timer.start()
+        elif self._shown is not None:
+            (done, total), self._shown = self._shown, None
+            if bar.total != total:
+                bar.total = total
+            bar.update(done - bar.n)
 
     def _close(self) -> None:
         self._timer.stop()
+        self._bar_timer.stop()
         self._job = self._ending.job = None
         self._waiting.clear()
         self._shown = None

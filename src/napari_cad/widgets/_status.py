@@ -59,8 +59,11 @@ class RunStatus(QWidget):
         """Show that it goes on; without a total the bar only moves."""
         self._say(text)
         self.bar.setVisible(True)
+        # Qt would paint the whole window at once, and not when there is time for it
+        self.bar.setUpdatesEnabled(False)
         self.bar.setRange(0, total)
         self.bar.setValue(done)
+        self.bar.setUpdatesEnabled(True)
 
     def ended(self, text: str) -> None:
         """Show how it ended, if not by a failure."""
