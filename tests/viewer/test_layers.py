@@ -11,6 +11,7 @@ from napari_cad.viewer.layers import (
     ChannelsLast,
     LutLabels,
     Placement,
+    add_labels,
     add_or_update,
     find_layer,
     role_of,
@@ -68,8 +69,11 @@ def test_the_section_on_screen_is_read_once_for_all_luts():
     labels.set_lut(other)
     np.testing.assert_array_equal(labels[1], other[fragments[1]])
     np.testing.assert_array_equal(labels[1, 1:, ::2], other[fragments[1, 1:, ::2]])
+    np.testing.assert_array_equal(labels[0], other[fragments[0]])  # as napari reads it now and then
+    np.testing.assert_array_equal(labels[1], other[fragments[1]])
     np.testing.assert_array_equal(labels[2], other[fragments[2]])
-    assert not labels[1].any()  # another section has taken its place
+    np.testing.assert_array_equal(labels[0], other[fragments[0]])
+    assert not labels[1].any()  # others have taken its place
 
 
 KEYS = [
@@ -368,6 +372,45 @@ def test_lut_labels_in_3d(viewer, fragments, lut):
     assert shown_section(viewer, layer) is None
     viewer.dims.ndisplay = 2
     assert shown_section(viewer, layer) is not None
+
+
+def test_a_place_in_the_world_is_where_the_layer_has_it():
+    affine = np.eye(4)
+    affine[:3] += np.random.default_rng(0).normal(0, 0.1, (3, 4))
+    layer = Labels(
+        np.zeros((2, 3, 4), np.uint8),
+        scale=(30, 6, 7),
+        translate=(1, 2, 3),
+        rotate=20,
+        shear=[0.1, 0.2, 0.3],
+        affine=affine,
+    )
+    position = (1.5, 2.0, -3.0)
+    expected = layer.data_to_world(position)
+    np.testing.assert_allclose(Placement.of_layer(layer).to_world(position), expected)
+    np.testing.assert_allclose(
+        Placement.of_volume((30, 6, 7), (1, 2, 3)).to_world(position), [46, 14, -18]
+    )
+    np.testing.assert_allclose(Placement.of_volume(None).to_world(position), position)
+
+
+def test_tools_for_painting_come_when_somebody_paints(make_napari_viewer):
+    viewer = make_napari_viewer()
+    drawn = viewer.window._qt_viewer.canvas._layer_overlay_to_visual
+    usual = viewer.add_labels(np.zeros((4, 4), np.uint8))
+    layer = add_labels(viewer, np.zeros((4, 4), np.uint8), name="ours")
+    assert not layer.editable
+    assert viewer.layers["ours"] is layer
+    assert not drawn[layer]  # what napari makes for a usual layer
+    assert drawn[usual]
+    layer.editable = True
+    layer.mode = "polygon"
+    assert {type(tool) for tool in drawn[layer]} <= {type(tool) for tool in drawn[usual]}
+    (polygon,) = drawn[layer].values()
+    layer._overlays["polygon"].points = [[0, 0], [0, 3], [3, 3]]
+    assert polygon._polygon.visible
+    layer.mode = "paint"
+    assert len(drawn[layer]) == len(drawn[usual])
 
 
 def test_the_section_on_screen(viewer, fragments):

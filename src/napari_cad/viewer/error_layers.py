@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Points
+from napari.layers import Points, Vectors
 from psygnal import Signal
 
 from napari_cad.core.errors import ShapeError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     from napari.components import ViewerModel
-    from napari.layers import Labels, Layer, Vectors
+    from napari.layers import Labels, Layer
 
     from napari_cad.core.error_report import SegmentationError
     from napari_cad.core.volume import EMVolume
@@ -86,6 +86,7 @@ class ErrorLayers:
         self._viewer = viewer
         self._key = key
         self._placement, self._to_cubes = in_cubes(placement)
+        self._shape = shape
         self._length = _LENGTH * float(np.hypot(*shape[1:])) * self._to_cubes[-1]
         self._name = name
         self._turns = turns
@@ -111,11 +112,10 @@ class ErrorLayers:
         ranks : sequence of int
             Their numbers, which stand beside them.
         """
-        shown = self._shown = _Shown(errors, ranks, self._to_cubes, self._length)
-        for show in (self._show_arrows, self._show_places):
+        shown = self._shown = _Shown(errors, ranks, self._to_cubes, self._length, self._shape)
+        for layer, show in ((self.arrows, self._show_arrows), (self.places, self._show_places)):
             # what is there is changed at once; to make a layer takes a turn, to draw it another
-            there = self.arrows if show == self._show_arrows else self.places
-            if there is not None:
+            if layer is not None:
                 show(shown)
             else:
                 in_turn(self._turns, partial(show, shown))
@@ -123,17 +123,22 @@ class ErrorLayers:
     def _show_arrows(self, shown: _Shown) -> None:
         if shown is not self._shown:
             return  # others have been asked for since
-        arrows = self.arrows
+        arrows, data = self.arrows, np.stack([shown.tails, shown.reach], axis=1)
         if arrows is None:
-            arrows = self._add(
-                "error_arrows",
+            arrows = Vectors(
+                data,
+                features=shown.features,
+                edge_color=shown.colours or "white",
                 vector_style="arrow",
                 edge_width=self._length / 7,
+                **self._settings("error_arrows", "errors"),
             )
-        arrows.data = np.stack([shown.tails, shown.reach], axis=1)
-        arrows.features = shown.features
-        if shown.colours:
-            arrows.edge_color = shown.colours
+            self._add(arrows)
+        else:
+            arrows.data = data
+            arrows.features = shown.features
+            if shown.colours:
+                arrows.edge_color = shown.colours
         arrows.editable = False  # new data have set it
 
     def _show_places(self, shown: _Shown) -> None:
@@ -141,8 +146,10 @@ class ErrorLayers:
             return
         places = self.places
         if places is None:
-            places = self._add(
-                "error_places",
+            places = Points(
+                shown.tips,
+                features=shown.features,
+                border_color=shown.colours or "white",
                 size=self._length / 3,
                 face_color="transparent",
                 border_width=0.12,
@@ -153,14 +160,16 @@ class ErrorLayers:
                     "size": 10,
                     "anchor": "upper_left",
                     "translation": [0, self._length / 5, self._length / 5],
-                    "visible": self._turns is None,
                 },
+                **self._settings("error_places", "error numbers"),
             )
+            self._add(places)
             self.made.emit(places)
-        places.data = shown.tips
-        places.features = shown.features
-        if shown.colours:
-            places.border_color = shown.colours
+        else:
+            places.data = shown.tips
+            places.features = shown.features
+            if shown.colours:
+                places.border_color = shown.colours
         places.editable = False  # new data have set it
 
     def remove(self) -> None:
@@ -169,32 +178,22 @@ class ErrorLayers:
             if layer is not None:
                 self._viewer.layers.remove(layer)
 
-    def _add(self, role: Role, **settings: Any) -> Any:
-        """Add a layer of no errors; `show` fills it, which is faster than to make another one."""
-        viewer = self._viewer
-        add, what = {
-            "error_arrows": (viewer.add_vectors, "errors"),
-            "error_places": (viewer.add_points, "error numbers"),
-        }[role]
-        with selection_kept(viewer):
-            layer = add(
-                ndim=3,
-                name=f"{self._name} {what}",
-                metadata=tag(role, self._key),
-                features=error_features((), ()),
-                blending="translucent_no_depth",
-                visible=self._turns is None,
-                **self._placement.for_axes(3),
-                **settings,
-            )
+    def _settings(self, role: Role, what: str) -> dict[str, Any]:
+        """Arguments that both layers have; what is to be shown in a turn of its own is hidden."""
+        return {
+            "ndim": 3,
+            "name": f"{self._name} {what}",
+            "metadata": tag(role, self._key),
+            "blending": "translucent_no_depth",
+            "visible": self._turns is None,
+            **self._placement.for_axes(3),
+        }
+
+    def _add(self, layer: Vectors | Points) -> None:
+        with selection_kept(self._viewer):
+            self._viewer.add_layer(layer)
         if self._turns is not None:
-            if role == "error_places":
-                self._turns.next(partial(_show_numbers, layer))
-                # their glyphs, each of which takes 25 ms the first time: one per turn, unseen
-                for digit in "1234567890":
-                    self._turns.next(partial(_make_glyph, layer, digit))
-            self._turns.next(partial(show_layer, viewer, layer))
-        return layer
+            self._turns.next(partial(show_layer, self._viewer, layer))
 
 
 class _Shown:
@@ -206,29 +205,21 @@ class _Shown:
         ranks: Sequence[int],
         to_cubes: npt.NDArray[np.float64],
         length: float,
+        shape: tuple[int, int, int],
     ) -> None:
         tips = np.array([error.position for error in errors], np.float64).reshape(-1, 3)
         self.tips = tips * to_cubes
         self.features = error_features(errors, ranks)
+        # from above on the right, unless that is outside: what reaches out of the stack has napari
+        # read all other layers again
+        tails = tips[:, 1:] * to_cubes[1:] - 1.25 * _DIRECTION * length
+        last = (np.array(shape[1:]) - 1) * to_cubes[1:]
+        direction = np.where((tails < 0) | (tails > last), -_DIRECTION, _DIRECTION)
         self.reach = np.zeros_like(tips)
         # the tip stays off the place itself, which is what there is to see
-        self.reach[:, 1:] = _DIRECTION * length
+        self.reach[:, 1:] = direction * length
         self.tails = self.tips - 1.25 * self.reach
         self.colours = [COLOURS[error.kind] for error in errors]
-
-
-def _make_glyph(layer: Points, digit: str) -> None:
-    with layer.text.events.blocker_all():
-        layer.text.color = "transparent"
-        layer.text.visible = True
-    layer.text.string = {"constant": digit}
-
-
-def _show_numbers(layer: Points) -> None:
-    with layer.text.events.blocker_all():
-        layer.text.color = "white"
-        layer.text.visible = True
-    layer.text.string = "{number}"
 
 
 def in_cubes(placement: Placement) -> tuple[Placement, npt.NDArray[np.float64]]:
@@ -274,8 +265,7 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
     position : sequence of float
         (z, y, x) in voxels of that layer.
     """
-    # a layer of no points knows best how napari transforms
-    go_to_world(viewer, Points(ndim=3, **placement.for_axes(3)).data_to_world(position), placement)
+    go_to_world(viewer, placement.to_world(position).tolist(), placement)
 
 
 def go_to_world(viewer: ViewerModel, world: Sequence[float], placement: Placement) -> None:

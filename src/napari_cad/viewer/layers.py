@@ -6,11 +6,14 @@ run shows `lut[fragments]`, so that a new segmentation is a new LUT.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from napari.layers import Labels
 from napari.utils.transforms import Affine
 
 from napari_cad.core._lazy import CroppedArray, LazyArray
@@ -19,7 +22,7 @@ from napari_cad.core.jobs import Served
 from napari_cad.core.volume import EMVolume, VolumeSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
     from napari.components import ViewerModel
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
 
-#: Bytes of a section that is kept for the next LUT, at most.
-_MOST_KEPT = 64 << 20
+#: Bytes of a section that is kept for the next LUT, at most; and how many of them are.
+_MOST_KEPT, _KEPT = 64 << 20, 2
 
 Role = Literal[
     "image",
@@ -78,9 +81,10 @@ class LutLabels(LazyArray):
     The type is uint16 where the LUT's values fit into it, which napari shows almost three times as
     fast, and uint32 otherwise. There is deliberately no `__setitem__`.
 
-    Of a zarr array that has a LUT the last section is kept: while the LUT changes, reading and
-    decompressing it would be half of the time until the picture. Such an array is that of a
-    finished run, which nobody writes any more.
+    Of a zarr array that has a LUT the last sections are kept: while the LUT changes, reading and
+    decompressing one would be half of the time until the picture. Such an array is that of a
+    finished run, which nobody writes any more. Two are kept, for napari reads the first section
+    whenever a label is selected, to see of which type it is.
     """
 
     def __init__(self, fragments: ArrayLike, lut: npt.NDArray[Any] | None = None) -> None:
@@ -91,7 +95,7 @@ class LutLabels(LazyArray):
         import zarr  # takes half a second, which a widget that opens has not
 
         self._keeps = isinstance(fragments, zarr.Array) and section_bytes <= _MOST_KEPT
-        self._kept: tuple[int, npt.NDArray[np.intp]] | None = None
+        self._kept: OrderedDict[int, npt.NDArray[np.intp]] = OrderedDict()
         self._lut: npt.NDArray[Any] | None = None
         if lut is not None:
             self.set_lut(lut)
@@ -132,10 +136,13 @@ class LutLabels(LazyArray):
 
     def _section(self, z: int) -> npt.NDArray[np.intp]:
         """One section, as numpy looks values up fastest."""
-        kept = self._kept  # another thread may replace it meanwhile
-        if kept is None or kept[0] != z:
-            kept = self._kept = (z, np.asarray(self._fragments[z]).astype(np.intp))
-        return kept[1]
+        section = self._kept.pop(z, None)  # another thread may do the same
+        if section is None:
+            section = np.asarray(self._fragments[z]).astype(np.intp)
+        self._kept[z] = section
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return section
 
 
 class PyramidLevel(LazyArray):
@@ -266,6 +273,14 @@ class Placement:
         known = {name: self.settings[name] for name in names if name in self.settings}
         moved = Affine(**known)(np.asarray(start[-self.ndim :], float))
         return Placement(self.ndim, self.settings | {"translate": moved})
+
+    def to_world(self, position: Sequence[float]) -> npt.NDArray[np.float64]:
+        """Give the place in the world of a position in the layer's own coordinates."""
+        names = ("scale", "translate", "rotate", "shear")
+        world = Affine(**{name: self.settings[name] for name in names if name in self.settings})
+        affine = self.settings.get("affine")
+        placed = np.asarray(world(np.asarray(position, float)))
+        return placed if affine is None else np.asarray(affine(placed))
 
     def for_axes(self, ndim: int) -> dict[str, Any]:
         """Arguments for a layer with more axes in front (a section of its own, channels)."""
@@ -467,19 +482,46 @@ def add_or_update(
     }
     visible = arguments.pop("visible", True)
     arguments["visible"] = visible and turns is None
-    add = viewer.add_labels if labels else viewer.add_image
+    add = partial(add_labels, viewer) if labels else viewer.add_image
     if select and turns is None:
         layer = add(data, **arguments)
     else:
         with selection_kept(viewer):
             layer = add(data, **arguments)
-    if labels:
-        layer.editable = False
     if turns is not None and select:
         turns.next(lambda: _select(viewer, layer))
     if turns is not None and visible:
         turns.next(lambda: show_layer(viewer, layer))
     return layer
+
+
+def add_labels(viewer: ViewerModel, data: Any, **settings: Any) -> Labels:
+    """Add a layer of labels that cannot be painted in, without the tools for painting.
+
+    napari makes what its brush and its polygon tool draw together with the layer, which is half
+    the time that it takes to add it. Here they are made when such a tool is first used.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        What to add it to.
+    data : array_like
+        The labels.
+    **settings
+        Arguments of a labels layer.
+    """
+    layer = Labels(data, **settings)
+    layer.editable = False
+    for tool in getattr(layer, "_overlays", {}).values():  # nothing public leads to them
+        if tool.visible and hasattr(tool.events, "enabled"):
+            tool.visible = False
+            tool.events.enabled.connect(partial(_show_tool, tool))
+    viewer.add_layer(layer)
+    return layer
+
+
+def _show_tool(tool: Any, _event: Any = None) -> None:
+    tool.visible = True
 
 
 @contextmanager
@@ -507,6 +549,12 @@ def show_layer(viewer: ViewerModel, layer: Layer) -> None:
     """Show a layer, if it is still there."""
     if layer in viewer.layers:
         layer.visible = True
+
+
+def select_label(viewer: ViewerModel, layer: Labels | None, label: int) -> None:
+    """Select a label of a layer, if that is still there."""
+    if layer is not None and layer in viewer.layers:
+        layer.selected_label = label
 
 
 def shown_section(viewer: ViewerModel, layer: Layer) -> int | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from napari.layers import Surface
 from psygnal import Signal
 from qtpy.QtCore import QObject
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     from napari.components import ViewerModel
-    from napari.layers import Labels, Surface
+    from napari.layers import Labels
     from qtpy.QtWidgets import QWidget
 
     from napari_cad.core.events import Event
@@ -247,16 +249,20 @@ class SegmentMeshes(QObject):
             surface.vertex_colors = colours
             surface.metadata = about
             return
+        made = Surface(
+            (vertices * to_cubes, faces),
+            vertex_colors=colours,
+            name=f"{layer.name} meshes",
+            metadata=about,
+            shading="smooth",
+            visible=False,  # to make, to add and to draw it takes long: each has a turn
+            **placement.for_axes(3),
+        )
+        self._turns.next(partial(self._add, made))
+
+    def _add(self, surface: Surface) -> None:
         with selection_kept(self._viewer):
-            self._viewer.add_surface(
-                (vertices * to_cubes, faces),
-                vertex_colors=colours,
-                name=f"{layer.name} meshes",
-                metadata=about,
-                shading="smooth",
-                visible=False,  # it takes long enough to add it: it is drawn a turn later
-                **placement.for_axes(3),
-            )
+            self._viewer.add_layer(surface)
 
     def _watch(self, layer: Labels | None) -> None:
         self._layer = layer

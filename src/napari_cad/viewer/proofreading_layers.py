@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_cad.viewer.layers import Placement, Role, find_layer, tag
+from napari_cad.viewer.layers import Placement, Role, add_labels, find_layer, tag
 from napari_cad.viewer.proofreading_labels import (
     MARK_COLOURS,
     LookedUp,
@@ -203,14 +203,14 @@ class SessionLayers:
         self.marks.bordered = fragments
 
     def _add_labels(self, data: LookedUp, role: Role, what: str, **settings: Any) -> Labels:
-        layer: Labels = self._viewer.add_labels(
+        layer = add_labels(
+            self._viewer,
             data,
             name=f"{self._name} {what}",
             metadata=tag(role, self._key),
             **settings,
             **self._placement.for_axes(3),
         )
-        layer.editable = False
         return self._new(layer)
 
     # ------------------------------------------------------------------ points
