@@ -28,6 +28,18 @@ def test_one_thing_per_turn_in_order_and_next_goes_before(qtbot):
     assert done == ["first", "at once after", "second"]
 
 
+def test_a_step_per_turn_after_what_waits(qtbot):
+    owner, done = QObject(), []
+    turns = Turns(owner)
+    turns.each(done.append(i) for i in range(3))
+    turns.then(lambda: done.append("other"))
+    turns._turn()
+    turns._turn()
+    assert done == [0, "other"]
+    qtbot.waitUntil(lambda: not turns.busy, timeout=PATIENCE)
+    assert done == [0, "other", 1, 2]
+
+
 def test_what_waits_can_be_forgotten_and_ends_with_the_owner(qtbot):
     owner, done = QWidget(), []
     qtbot.addWidget(owner)

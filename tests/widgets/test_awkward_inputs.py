@@ -136,7 +136,8 @@ def test_an_image_is_segmented_and_looked_at(name, viewer, opened, networks, qtb
     run = str(tmp_path / "run.zarr")
     widget.output.path.setText(run)
     widget.run()
-    qtbot.waitUntil(lambda: not widget.busy, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget._turns.busy, timeout=PATIENCE)
     assert ends_as_it_should(widget, hint, lambda: "segments of" in widget.status.line.text())
     if not hint:
         segments = find_layer(viewer, "segments", run)

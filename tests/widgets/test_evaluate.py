@@ -99,6 +99,9 @@ def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
     )
     np.testing.assert_allclose(arrows.data[:, 0, 0], places.data[:, 0])
     assert (arrows.data[:, 1, 0] == 0).all()  # within their section
+    # and within the stack, for another extent has napari read all other layers again
+    assert (arrows.extent.world[0] >= segments.extent.world[0]).all()
+    assert (arrows.extent.world[1] <= segments.extent.world[1]).all()
     viewer.dims.ndisplay = 3
     viewer.dims.ndisplay = 2
 
@@ -112,6 +115,7 @@ def test_a_click_on_a_row_goes_there(ready, qtbot):
         world = np.array(ORIGIN) + np.array(error.position) * VOXEL
         assert viewer.dims.point[0] == world[0]
         np.testing.assert_allclose(camera_of(viewer).center[-2:], world[1:])
+        qtbot.waitUntil(lambda: not widget._going.busy, timeout=PATIENCE)
         assert widget.segmentation.layer.selected_label == error.segments[1]
         assert widget.truth.layer.selected_label == error.truth[1]
     viewer.dims.ndisplay = 3

@@ -304,7 +304,7 @@ def beside(pretended, monkeypatch):
 
 def run(qtbot, segment):
     segment.run()
-    qtbot.waitUntil(lambda: not segment.busy, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not segment.runner.running, timeout=PATIENCE)
     assert "segments of" in segment.status.line.text(), segment.status.line.text()
     return SegmentationStore.open(segment.output.value()).config
 

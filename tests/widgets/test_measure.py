@@ -50,7 +50,7 @@ def test_segments_contacts_meshes_and_files(docked_measure, show_run, run, qtbot
     assert rows[0][1:] == [f"{volume:.3g}", "6", "2", rows[0][4], "1,920", "6", "0 0 0", "5 15 19"]
     # a click goes there, and asks for the contacts
     widget.segments.view.selectRow(3)
-    assert segments.selected_label == 4
+    qtbot.waitUntil(lambda: segments.selected_label == 4, timeout=PATIENCE)
     world = np.array(ORIGIN) + np.round([2.5, 23.5, 29.5]) * VOXEL
     np.testing.assert_allclose(viewer.dims.point, world)
     qtbot.waitUntil(lambda: widget.contacts.model.rowCount() > 0, timeout=PATIENCE)

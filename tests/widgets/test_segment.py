@@ -40,7 +40,8 @@ def layer_of(viewer, widget, role):
 
 
 def wait_for_end(qtbot, widget):
-    qtbot.waitUntil(lambda: not widget.busy, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not widget._turns.busy, timeout=PATIENCE)  # the last layers
 
 
 @pytest.fixture
@@ -63,14 +64,18 @@ def test_a_real_run_from_the_form_to_the_layers(docked, raw, qtbot, tmp_path):
     viewer.add_image(raw, **NM, name="stack", axis_labels=("z", "y", "x"))
     widget.checkpoint.choose(str(checkpoint))
     widget.device.set_values(device="cpu")
-    finished = []
+    finished, shown = [], []
     state_of(viewer).run_finished.connect(finished.append)
+    state_of(viewer).run_finished.connect(
+        lambda run: shown.append(find_layer(viewer, "segments", run).data.lut is not None)
+    )
     widget.run()
     assert widget.status.line.text() == "Starting…"
     wait_for_end(qtbot, widget)
     assert "segments of" in widget.status.line.text(), widget.status.details.toPlainText()
     run = str(widget.output.value())
     assert finished == [run]
+    assert shown == [True]  # the layer had become that of the segments by then
     assert run.endswith("stack_tiny.zarr")
     store = SegmentationStore.open(run)
     image = viewer.layers["stack"]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Points
 from napari.utils.colormaps import Colormap
 
 from napari_cad.viewer.layers import (
@@ -51,11 +50,6 @@ SIMILARITY_COLOURS = Colormap(
     name="similarity",
     controls=[0.0, 0.4, 0.75, 1.0],
 )
-
-
-def prepare() -> None:
-    """Do now, once, what napari does at its first points layer: it imports pandas."""
-    Points(np.zeros((1, 3)))
 
 
 class SectionCache:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from napari.layers import Labels
-from vispy.visuals.line.dash_atlas import DashAtlas
 
 from napari_cad.core.events import Event, SectionDone, StageStarted
 from napari_cad.core.store import SegmentationStore
@@ -31,20 +25,6 @@ if TYPE_CHECKING:
 
 #: Which layer shows what a stage writes.
 _ROLE_OF_STAGE: dict[str, Role] = {"affinities": "affinities", "fragments": "segments"}
-
-
-@functools.cache
-def prepare() -> None:
-    """Do now, once, what napari does at its first labels layer.
-
-    It imports pandas and compiles the colouring of labels, which takes about a second: better when
-    a widget is opened than in the middle of its first run. (Not in another thread: napari's units
-    are made at first use too, and not by two threads at once.)
-    """
-    for dtype in (np.uint16, np.uint32):
-        Labels(np.zeros((1, 2, 2), dtype))
-    DashAtlas()  # the patterns of dashed lines, which every labels layer has for its polygon tool
-    importlib.import_module("napari_cad.core.registry")  # brings the download library
 
 
 class RunLayers:

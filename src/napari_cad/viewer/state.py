@@ -9,6 +9,8 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from psygnal import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from napari.components import ViewerModel
     from napari.layers import Image
 
@@ -58,6 +60,8 @@ class ViewerState:
         the list.
     proofreader : Proofreader or None
         The proofreading session that is open in the viewer.
+    warm_up : iterator or None
+        What is still to be done ahead; see `napari_cad.viewer.warm_up`.
     """
 
     run_finished = Signal(str)
@@ -74,6 +78,7 @@ class ViewerState:
         self.checkpoint: str | None = None
         self._fits: WeakKeyDictionary[Image, dict[str, ChosenFit]] = WeakKeyDictionary()
         self.proofreader: Proofreader | None = None
+        self.warm_up: Iterator[object] | None = None
 
     @property
     def image(self) -> Image | None:

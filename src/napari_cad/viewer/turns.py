@@ -13,7 +13,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: Milliseconds between two turns, in which Qt paints and the person clicks.
 _PAUSE = 25
@@ -51,6 +51,15 @@ class Turns(QObject):
         if isalive(self):  # type: ignore[no-untyped-call]
             self._waiting.appendleft(act)
             self._timer.start()
+
+    def each(self, steps: Iterator[object]) -> None:
+        """Take one step per turn, after all that waits, until there are no more."""
+
+        def step() -> None:
+            if next(steps, self) is not self:
+                self.then(step)
+
+        self.then(step)
 
     def forget(self) -> None:
         """Do nothing of what waits."""

@@ -21,16 +21,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.core.errors import NapariCadError
 from napari_cad.core.fit_job import SUGGEST
 from napari_cad.core.fit_settings import FitGrid, FitSuggested, SettingScored
 from napari_cad.core.published import PUBLISHED
 from napari_cad.viewer.checkpoints import DEFAULT, checkpoints_in, needs_download
-from napari_cad.viewer.jobs import JobRunner, format_seconds
+from napari_cad.viewer.jobs import format_seconds
 from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.preferences import preferences
 from napari_cad.widgets._checkpoint import FILTER
 from napari_cad.widgets._form import Collapsible, form_layout, tooltip
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._status import RunStatus
 from napari_cad.widgets._table import ColumnsTable
 
@@ -92,12 +93,11 @@ class SuggestPanel(QWidget):
         self.results: list[ScoredSetting] = []
         self._started = 0.0
         self._make_form()
-        self.runner = JobRunner(self)
+        self.runner = WidgetJob(self, self.status, self.suggest_button, self.cancel_button)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.cancelled.connect(self._on_cancelled)
-        self._show_running(False)
 
     def _make_form(self) -> None:
         self.suggest_button = QPushButton("Suggest")
@@ -168,14 +168,14 @@ class SuggestPanel(QWidget):
                 "inference": inference,
                 "n_crops": self.crops.value(),
             }
-            self.runner.start(SUGGEST, arguments, f"Fitting to {volume.name}")
-        except (NapariCadError, OSError) as error:
+        except NapariCadError as error:
             self.status.failed(str(error))
+            return
+        if not self.runner.begin(SUGGEST, arguments, f"Fitting to {volume.name}"):
             return
         self.results = []
         self._show_results()
         self._started = time.monotonic()
-        self._show_running(True)
         self._say("Reading a few crops…")
 
     def cancel(self) -> None:
@@ -204,7 +204,6 @@ class SuggestPanel(QWidget):
             self._show_results()
 
     def _on_finished(self) -> None:
-        self._show_running(False)
         if self.results:
             seconds = format_seconds(time.monotonic() - self._started)
             text = f"{len(self.results)} settings in {seconds}; the best is in the preview."
@@ -213,13 +212,10 @@ class SuggestPanel(QWidget):
             self.table.choose(0)
             self.chosen.emit(self.results[0])
 
-    def _on_failed(self, error: JobError) -> None:
-        self._show_running(False)
-        self.status.failed(str(error), error.details)
+    def _on_failed(self) -> None:
         self.reported.emit("", False)
 
     def _on_cancelled(self) -> None:
-        self._show_running(False)
         self.status.ended(f"Stopped after {len(self.results)} settings.")
         self.reported.emit("", False)
 
@@ -275,10 +271,6 @@ class SuggestPanel(QWidget):
             ("polarity", {s.intensity.invert for s in settings}),
         ):
             self.table.view.setColumnHidden(list(_COLUMNS).index(name), len(values) < 2)
-
-    def _show_running(self, running: bool) -> None:
-        self.suggest_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
 
     def _say(self, text: str, done: int = 0, total: int = 0) -> None:
         self.status.running(text, done, total)

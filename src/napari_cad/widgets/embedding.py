@@ -24,17 +24,19 @@ from napari_cad.core.errors import JobError, NapariCadError
 from napari_cad.core.events import Event, SectionDone, StageStarted
 from napari_cad.core.jobs import Requests
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.embedding_layers import EmbeddingLayers, prepare
-from napari_cad.viewer.jobs import JobRunner, RunProgress
+from napari_cad.viewer.embedding_layers import EmbeddingLayers
+from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
 from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._intensity import IntensityForm
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._run import RunChooser
 from napari_cad.widgets._status import RunStatus
 
@@ -81,17 +83,16 @@ class EmbeddingWidget(Column):
         self._last_z = 0
         self._choosing = ""
         self._turns = Turns(self)
-        self._progress = RunProgress()
         self._make_form()
         self._lay_out()
 
         self.server = JobRunner(self)
         self.server.reported.connect(self._on_answer)
         self.server.failed.connect(self._on_server_failed)
-        self.writer = JobRunner(self)
-        self.writer.reported.connect(self._on_written)
+        self.writer = WidgetJob(self, self.status)
+        self.writer.reported.connect(self.writer.follow)
         self.writer.finished.connect(self._on_writer_finished)
-        self.writer.failed.connect(self._on_writer_failed)
+        self.writer.failed.connect(self._show_state)
         self.writer.cancelled.connect(self._on_writer_cancelled)
         viewer.dims.events.current_step.connect(self._ask)
         viewer.dims.events.order.connect(self._ask)
@@ -103,7 +104,7 @@ class EmbeddingWidget(Column):
         self.destroyed.connect(_Removal(viewer.mouse_drag_callbacks, self._clicks))
         self._offer_runs()
         self._show_state()
-        prepare()
+        warm_up(viewer, self)
 
     def _make_form(self) -> None:
         self.image = ImageChooser(self._viewer)
@@ -360,34 +361,22 @@ class EmbeddingWidget(Column):
         run = self.run.value()
         which, normalised = self._kind()
         self.status.clear()
-        self._progress = RunProgress()
         try:
             arguments = self._arguments() | {"run": run, "which": which, "normalised": normalised}
-            self.writer.start(STORE_MAP, arguments, "Embedding maps")
-        except (NapariCadError, OSError) as error:
+        except NapariCadError as error:
             self.status.failed(str(error))
             return
-        self.status.running("Starting…")
+        self.writer.begin(STORE_MAP, arguments, "Embedding maps")
         self._show_state()
 
     def writer_cancel(self) -> None:
         """Stop writing; what is done is kept."""
         self.writer.cancel()
 
-    def _on_written(self, event: Event) -> None:
-        if self._progress.update(event):
-            done, total = self._progress.done, self._progress.total
-            self.status.running(self._progress.text(), done, total)
-            self.writer.show_progress(done, total)
-
     def _on_writer_finished(self) -> None:
         self.status.ended("All sections are in the run.")
         self._show_state()
         self._show_stored()
-
-    def _on_writer_failed(self, error: JobError) -> None:
-        self.status.failed(str(error), error.details)
-        self._show_state()
 
     def _on_writer_cancelled(self) -> None:
         self.status.ended("Stopped. The same button goes on from there.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import (
@@ -25,15 +26,23 @@ from napari_cad.viewer.error_layers import (
     segmentation_key,
     shown_lut,
 )
-from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
-from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
+from napari_cad.viewer.jobs import JobsEndWith
+from napari_cad.viewer.layers import (
+    Placement,
+    run_of,
+    select_label,
+    sendable,
+    volume_from_layer,
+)
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._error_tables import ErrorTables
 from napari_cad.widgets._error_views import ErrorViews
 from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
 from napari_cad.widgets._form import form_layout, tooltip
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._labels import LabelsChooser
 from napari_cad.widgets._status import RunStatus
 
@@ -61,8 +70,7 @@ class EvaluateWidget(QWidget):
         self._running: Evaluation | None = None
         self._evaluations: dict[str, Evaluation] = {}
         self.views = ErrorViews(viewer, self)
-        self._turns = Turns(self)
-        self._progress = RunProgress()
+        self._turns, self._going = Turns(self), Turns(self)
 
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
         self.truth = LabelsChooser(viewer, prefer=("truth",), avoid=("segments",))
@@ -93,12 +101,12 @@ class EvaluateWidget(QWidget):
 
         self.views.progress.connect(self.status.running)
         self.views.shown.connect(self._on_meshes)
-        self.views.failed.connect(self._on_failed)
-        self.runner = JobRunner(self)
+        self.views.failed.connect(self._on_meshes_failed)
+        self.runner = WidgetJob(self, self.status, self.evaluate_button, self.cancel_button)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_cancelled)
+        self.runner.failed.connect(self._report)
+        self.runner.cancelled.connect(self._report)
         self._watcher = LutWatcher(self)
         self._watcher.changed.connect(self._evaluate_again)
         self.evaluate_button.clicked.connect(self.evaluate)
@@ -114,8 +122,8 @@ class EvaluateWidget(QWidget):
             box.setChecked(True)
             box.toggled.connect(self._show_arrows)
         viewer.layers.events.removed.connect(self._on_layer_removed)
-        self._show_running(False)
         self._on_segmentation()
+        warm_up(viewer, self)
 
     def _lay_out(self) -> None:
         self.segmentation.setToolTip(tooltip("The labels that are evaluated."))
@@ -182,14 +190,7 @@ class EvaluateWidget(QWidget):
             self.status.failed(str(error))
             return
         self._running = evaluation
-        self._progress = RunProgress()
-        try:
-            self.runner.start(function, arguments, f"Evaluating {evaluation.layer.name}")
-        except OSError as error:
-            self.status.failed(f"The job could not be started: {error}")
-            return
-        self._show_running(True)
-        self.status.running("Starting…")
+        self.runner.begin(function, arguments, f"Evaluating {evaluation.layer.name}")
 
     def cancel(self) -> None:
         """Stop; what was shown before stays."""
@@ -234,26 +235,13 @@ class EvaluateWidget(QWidget):
             self._evaluations[segmentation_key(evaluation.layer)] = evaluation
             if self.segmentation.layer is evaluation.layer:
                 self._show()
-        elif self._progress.update(event):
-            done, total = self._progress.done, self._progress.total
-            self.status.running(self._progress.text(), done, total)
-            self.runner.show_progress(done, total)
-            state_of(self._viewer).report("evaluate", self._progress.short(), running=True)
+        elif self.runner.follow(event):
+            text = self.runner.progress.short()
+            state_of(self._viewer).report("evaluate", text, running=True)
 
     def _on_finished(self) -> None:
-        self._show_running(False)
         self.status.ended("")
         self._report()
-
-    def _on_failed(self, error: JobError) -> None:
-        self._show_running(False)
-        self._report()
-        self.status.failed(str(error), error.details)
-
-    def _on_cancelled(self) -> None:
-        self._show_running(False)
-        self._report()
-        self.status.ended("Stopped.")
 
     def _report(self) -> None:
         """Tell the workbench."""
@@ -323,6 +311,9 @@ class EvaluateWidget(QWidget):
     def _on_meshes(self, n: int) -> None:
         self.status.ended(f"{n} segments in 3D")
 
+    def _on_meshes_failed(self, error: JobError) -> None:
+        self.status.failed(str(error), error.details)
+
     # ------------------------------------------------------------------ going there
 
     def go_to_error(self, row: int) -> None:
@@ -332,10 +323,10 @@ class EvaluateWidget(QWidget):
             return
         error = evaluation.report.errors[row]
         go_to(self._viewer, evaluation.placement, error.position)
-        if evaluation.layer in self._viewer.layers:
-            evaluation.layer.selected_label = error.segments[1]
-        if evaluation.truth in self._viewer.layers:
-            evaluation.truth.selected_label = error.truth[1]
+        self._going.forget()
+        pairs = ((evaluation.layer, error.segments[1]), (evaluation.truth, error.truth[1]))
+        for layer, label in pairs:  # napari reads a section of each, to see of which type it is
+            self._going.then(partial(select_label, self._viewer, layer, label))
 
     def _on_object(self, kind: str, identity: int) -> None:
         """Show the worst error of a neurite or a segment."""
@@ -384,10 +375,6 @@ class EvaluateWidget(QWidget):
             self._report()
 
     # ------------------------------------------------------------------ the rest
-
-    def _show_running(self, running: bool) -> None:
-        self.evaluate_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
 
     def _on_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(

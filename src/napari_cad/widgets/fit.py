@@ -11,8 +11,8 @@ from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import NapariCadError
 from napari_cad.core.segmentation_job import own_size_rescale
 from napari_cad.viewer.fits import ChosenFit
-from napari_cad.viewer.run_layers import prepare
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
@@ -89,7 +89,7 @@ class FitWidget(Column):
         self.reset_button.clicked.connect(self.reset)
         state.fit_wanted.connect(self._on_wanted)
         self._show_chosen()
-        prepare()
+        warm_up(viewer, self)
 
     # ------------------------------------------------------------------ what the person does
 

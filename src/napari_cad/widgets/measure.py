@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +32,20 @@ from napari_cad.core.measure_job import (
 )
 from napari_cad.viewer.error_layers import go_to, shown_lut
 from napari_cad.viewer.in_3d import In3D
-from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
-from napari_cad.viewer.layers import Placement, run_of, sendable, volume_from_layer
+from napari_cad.viewer.jobs import JobsEndWith
+from napari_cad.viewer.layers import (
+    Placement,
+    run_of,
+    select_label,
+    sendable,
+    volume_from_layer,
+)
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._form import form_layout, tooltip
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._labels import LabelsChooser
 from napari_cad.widgets._status import RunStatus
 from napari_cad.widgets._table import ColumnsTable
@@ -92,8 +102,8 @@ class MeasureWidget(QWidget):
         self._placement: Placement | None = None
         self._segments: SegmentTable | None = None
         self._contacts: ContactTable | None = None
-        self._progress = RunProgress()
         self._in_3d = In3D(viewer, self)
+        self._going = Turns(self)
 
         self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
         self.measure_button = QPushButton("Measure")
@@ -115,10 +125,10 @@ class MeasureWidget(QWidget):
         self.meshes.coming.connect(self._in_3d.hide)
         self.meshes.shown.connect(self._on_meshes)
         self.meshes.failed.connect(self._on_mesh_failed)
-        self.runner = JobRunner(self)
+        self.runner = WidgetJob(self, self.status, self.measure_button, self.cancel_button)
         self.runner.reported.connect(self._on_event)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_cancelled)
+        self.runner.failed.connect(self._enable)
+        self.runner.cancelled.connect(self._enable)
         self._watcher = LutWatcher(self)
         self._watcher.changed.connect(self._measure_again)
         self.measure_button.clicked.connect(self.measure)
@@ -129,8 +139,8 @@ class MeasureWidget(QWidget):
         self.save_button.clicked.connect(self._on_save)
         self.save_contacts_button.clicked.connect(self._on_save_contacts)
         viewer.layers.events.removed.connect(self._on_layer_removed)
-        self._show_running(False)
         self._enable()
+        warm_up(viewer, self)
 
     def _lay_out(self) -> None:
         self.segmentation.setToolTip(tooltip("The labels that are measured."))
@@ -181,19 +191,12 @@ class MeasureWidget(QWidget):
                 arguments["labels"] = sendable(volume_from_layer(layer))
             else:
                 arguments["run"] = run_of(layer)
-            self._watch(layer)
-            self._progress = RunProgress()
-            function = MEASURE_LABELS if lut is None else MEASURE_RUN
-            self.runner.start(function, arguments, None)
         except NapariCadError as error:
             self.status.failed(str(error))
             return
-        except OSError as error:
-            self.status.failed(f"The job could not be started: {error}")
-            return
-        self.runner.send(WantedSegments(lut))
-        self._show_running(True)
-        self.status.running("Starting…")
+        self._watch(layer)
+        if self.runner.begin(MEASURE_LABELS if lut is None else MEASURE_RUN, arguments, None):
+            self.runner.send(WantedSegments(lut))
 
     def cancel(self) -> None:
         """Stop measuring, and following the segmentation; the tables stay."""
@@ -207,7 +210,7 @@ class MeasureWidget(QWidget):
             self._segments = event.segments
             self.segments.set_columns(_segment_columns(event.segments))
             self._show_contacts(None)
-            self._show_running(False)
+            self.runner.show_running(False)
             self.status.ended(f"{len(event.segments):,} segments")
             self._enable()
         elif isinstance(event, ContactsFound):
@@ -216,8 +219,8 @@ class MeasureWidget(QWidget):
             self.status.warn(event.message)
         elif isinstance(event, FileWritten):
             self.status.ended(f"Saved {event.path}")
-        elif self._progress.update(event):
-            self.status.running(self._progress.text(), self._progress.done, self._progress.total)
+        else:
+            self.runner.follow(event)
 
     def _show_contacts(self, event: ContactsFound | None) -> None:
         self._contacts = None if event is None else event.contacts
@@ -228,16 +231,6 @@ class MeasureWidget(QWidget):
             else f"Contacts of segment {event.segment}"
         )
 
-    def _on_failed(self, error: JobError) -> None:
-        self._show_running(False)
-        self._enable()
-        self.status.failed(str(error), error.details)
-
-    def _on_cancelled(self) -> None:
-        self._show_running(False)
-        self._enable()
-        self.status.ended("Stopped.")
-
     # ------------------------------------------------------------------ going there
 
     def go_to_segment(self, row: int) -> None:
@@ -246,8 +239,8 @@ class MeasureWidget(QWidget):
             return
         segment = int(self._segments.id[row])
         go_to(self._viewer, self._placement, self._segments.centroid[row].round().tolist())
-        if self._layer is not None and self._layer in self._viewer.layers:
-            self._layer.selected_label = segment
+        self._going.forget()
+        self._going.then(partial(select_label, self._viewer, self._layer, segment))
         self.runner.send(WantedContacts(segment))
 
     def go_to_contact(self, row: int) -> None:
@@ -297,10 +290,6 @@ class MeasureWidget(QWidget):
             self._enable()
 
     # ------------------------------------------------------------------ the rest
-
-    def _show_running(self, running: bool) -> None:
-        self.measure_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
 
     def _enable(self) -> None:
         there = self._segments is not None

@@ -22,6 +22,7 @@ from napari_cad.core.meshes import DETAILS
 from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
 from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser
 from napari_cad.widgets._status import RunStatus
@@ -94,6 +95,7 @@ class MeshWidget(QWidget):
         self.export_button.clicked.connect(self._on_export)
         self.cancel_button.clicked.connect(self.cancel)
         self._show_running(False)
+        warm_up(viewer, self)
 
     def _lay_out(self) -> None:
         self.segmentation.setToolTip(tooltip("The labels whose segments become surfaces."))

@@ -18,13 +18,12 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleSlider
 
 from napari_cad.core.errors import NapariCadError
-from napari_cad.viewer import embedding_layers
 from napari_cad.viewer.proofreading_actions import CUT, EDIT, HISTORY, LOOK, QUESTIONS, VOXELS
 from napari_cad.viewer.proofreading_keys import chosen_keys, keep_keys
 from napari_cad.viewer.proofreading_paint import TARGETS
 from napari_cad.viewer.proofreading_start import SessionStarter
 from napari_cad.viewer.proofreading_walk import KINDS
-from napari_cad.viewer.run_layers import prepare
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
@@ -124,8 +123,7 @@ class ProofreadWidget(Column):
         self._connect()
         self._show_session()
         self._show_keys(chosen_keys())
-        prepare()
-        embedding_layers.prepare()
+        warm_up(viewer, self)
 
     def _lay_out(self) -> None:
         form = QWidget()

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cad.core.config import InferenceConfig
-from napari_cad.core.errors import ConfigError, JobError, NapariCadError
+from napari_cad.core.errors import ConfigError, NapariCadError
 from napari_cad.core.seam_job import (
     COMPARE,
     ComparedMap,
@@ -30,13 +30,13 @@ from napari_cad.core.seam_job import (
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.compared_layers import ComparedLayers
 from napari_cad.viewer.embedding_layers import camera_of
-from napari_cad.viewer.jobs import JobRunner
 from napari_cad.viewer.layers import sendable
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
 from napari_cad.widgets._form import ConfigForm, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._seam_plot import STUDENT, TEACHER, SeamPlot
 from napari_cad.widgets._status import RunStatus
 
@@ -65,12 +65,9 @@ class SeamsWidget(Column):
         self._measured: dict[str, SeamsMeasured] = {}
         self._make_form()
         self._lay_out()
-        self.runner = JobRunner(self)
+        self.runner = WidgetJob(self, self.status, self.compare_button, self.cancel_button)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
-        self.runner.failed.connect(self._on_failed)
-        self.runner.cancelled.connect(self._on_cancelled)
-        self._show_running(False)
         self._show_scores()
 
     def _make_form(self) -> None:
@@ -156,13 +153,8 @@ class SeamsWidget(Column):
         self._measured.clear()
         self._show_measured()
         self._layers = ComparedLayers(self._viewer, self.image.placement(), volume.name)
-        try:
-            self.runner.start(COMPARE, arguments, "2D against 3D")
-        except OSError as error:
-            self.status.failed(f"The job could not be started: {error}")
-            return
-        self._show_running(True)
-        self.status.running("2D student…")
+        if self.runner.begin(COMPARE, arguments, "2D against 3D"):
+            self.status.running("2D student…")
 
     def cancel(self) -> None:
         """Stop; the maps that are there stay."""
@@ -212,17 +204,8 @@ class SeamsWidget(Column):
             self._show_measured()
 
     def _on_finished(self) -> None:
-        self._show_running(False)
         self.status.ended("Done.")
         self.grid.setChecked(True)
-
-    def _on_failed(self, error: JobError) -> None:
-        self._show_running(False)
-        self.status.failed(str(error), error.details)
-
-    def _on_cancelled(self) -> None:
-        self._show_running(False)
-        self.status.ended("Stopped.")
 
     def _on_grid(self, on: bool) -> None:
         if self._layers is not None:
@@ -257,10 +240,6 @@ class SeamsWidget(Column):
             )
         )
         self.scores.setText("<br>".join(lines))
-
-    def _show_running(self, running: bool) -> None:
-        self.compare_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
 
     def _on_browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Choose a 3D network", "", _FILTER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QCheckBox, QMessageBox, QPushButton, QWidget
@@ -10,23 +11,25 @@ from qtpy.QtWidgets import QCheckBox, QMessageBox, QPushButton, QWidget
 from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.binning import QUICK, binned
 from napari_cad.core.config import AgglomerationConfig, FitConfig, InferenceConfig
-from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.core.errors import NapariCadError
 from napari_cad.core.events import Event, Finished, OutOfDomain, Warned
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.checkpoints import needs_download
-from napari_cad.viewer.jobs import JobRunner, RunProgress, format_seconds
+from napari_cad.viewer.jobs import format_seconds
 from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.preferences import preferences
-from napari_cad.viewer.run_layers import RunLayers, prepare
+from napari_cad.viewer.run_layers import RunLayers
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
 from napari_cad.widgets._fit_row import FitRow
 from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout, tooltip
 from napari_cad.widgets._intensity import IntensityForm
+from napari_cad.widgets._job import WidgetJob
 from napari_cad.widgets._output import OutputChooser, default_store_path
 from napari_cad.widgets._status import RunStatus
 from napari_cad.widgets._volume import VolumeForm
@@ -71,7 +74,6 @@ class SegmentWidget(Column):
         self._viewer = viewer
         self._request: _Request | None = None
         self._layers: RunLayers | None = None
-        self._progress = RunProgress()
         self._turns = Turns(self)
 
         self.volume = VolumeForm(viewer)
@@ -107,7 +109,7 @@ class SegmentWidget(Column):
         self.fit_button.setVisible(False)
         self._lay_out()
 
-        self.runner = JobRunner(self)
+        self.runner = WidgetJob(self, self.status, self.run_button, self.cancel_button)
         self.runner.reported.connect(self._on_event)
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
@@ -119,9 +121,8 @@ class SegmentWidget(Column):
         self.fit_button.clicked.connect(self.fit.open)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
-        self._show_running(False)
         self._on_checkpoint()
-        prepare()
+        warm_up(viewer, self)
 
     def _lay_out(self) -> None:
         checkpoint = QWidget()
@@ -200,15 +201,8 @@ class SegmentWidget(Column):
         self._start(SEGMENT, request.arguments, f"Segmenting {request.name}")
 
     def _start(self, function: str, arguments: dict[str, Any], description: str) -> None:
-        self._progress = RunProgress()
-        try:
-            self.runner.start(function, arguments, description)
-        except OSError as error:
-            self.status.failed(f"The job could not be started: {error}")
-            return
-        self.output.overwrite.setChecked(False)  # one run only: the next one goes on
-        self._show_running(True)
-        self.status.running("Starting…")
+        if self.runner.begin(function, arguments, description):
+            self.output.overwrite.setChecked(False)  # one run only: the next one goes on
 
     # ------------------------------------------------------------------ events → layers
 
@@ -223,35 +217,27 @@ class SegmentWidget(Column):
                 f"in {format_seconds(event.seconds)}."
             )
             self._report(f"{event.n_fragments:,} fragments")
-        elif self._progress.update(event):
-            done, total = self._progress.done, self._progress.total
-            self.status.running(self._progress.text(), done, total)
-            self.runner.show_progress(done, total)
-            self._report(self._progress.short(), running=True)
+        elif self.runner.follow(event):
+            self._report(self.runner.progress.short(), running=True)
         if self._layers is not None:
             self._layers.show(event)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run goes on, or its last layers are still to come."""
-        return self.runner.running or self._turns.busy
 
     def _on_finished(self) -> None:
         if self._layers is None:  # that was the download
             self._segment()
             return
-        self._end()
+        self._layers = None
         if self._request is not None:
-            state_of(self._viewer).run_finished.emit(self._request.run)
+            # when its last layers are there
+            self._turns.then(partial(state_of(self._viewer).run_finished.emit, self._request.run))
 
-    def _on_failed(self, error: JobError) -> None:
-        self._end()
-        self.status.failed(str(error), error.details)
+    def _on_failed(self) -> None:
+        self._layers = None
         self._report("failed")
 
     def _on_cancelled(self) -> None:
-        done = self._progress.text().split(" · ")[:2]
-        self._end()
+        self._layers = None
+        done = self.runner.progress.text().split(" · ")[:2]
         self.status.ended(" · ".join(["Stopped", *done]) + ". Run goes on from there.")
         self._report(" · ".join(["stopped", *done[1:]]))
 
@@ -262,15 +248,7 @@ class SegmentWidget(Column):
             state = state_of(self._viewer)
             state.report("segment", text, running=running, run=self._request.run)
 
-    def _end(self) -> None:
-        self._layers = None
-        self._show_running(False)
-
     # ------------------------------------------------------------------ the form itself
-
-    def _show_running(self, running: bool) -> None:
-        self.run_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
 
     def _may_download(self, published: PublishedCheckpoint) -> bool:
         text = (

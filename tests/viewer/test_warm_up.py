@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtWidgets import QWidget
+
+from napari_cad.viewer.state import state_of
+from napari_cad.viewer.warm_up import warm_up
+
+PATIENCE = 30_000
+
+
+def test_what_is_done_ahead_leaves_nothing_behind(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(np.arange(64).reshape(8, 8))
+    scene = viewer.window._qt_viewer.canvas.view.scene
+    qtbot.wait(300)  # until the window has its size
+    before, seen = list(scene.children), viewer.screenshot(flash=False)
+    owner = QWidget()
+    qtbot.addWidget(owner)
+    drawn = []
+    warm_up(viewer, owner)
+    steps = state_of(viewer).warm_up
+    qtbot.waitUntil(
+        lambda: drawn.append(len(scene.children)) or steps.gi_frame is None, timeout=PATIENCE
+    )
+    assert max(drawn) == len(before) + 1  # one after the other
+    assert list(scene.children) == before
+    assert len(viewer.layers) == 1
+    np.testing.assert_array_equal(viewer.screenshot(flash=False), seen)
+    glyphs = viewer.window._qt_viewer.canvas.font_info().font_manager._fonts
+    assert any("7" in font._glyphs for font in glyphs.values())
+
+
+def test_another_owner_goes_on_where_one_has_gone(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    first, second = QWidget(), QWidget()
+    qtbot.addWidget(second)
+    warm_up(viewer, first)
+    steps = state_of(viewer).warm_up
+    first.deleteLater()
+    del first
+    qtbot.wait(100)
+    assert steps.gi_frame is not None
+    warm_up(viewer, second)
+    assert state_of(viewer).warm_up is steps
+    qtbot.waitUntil(lambda: steps.gi_frame is None, timeout=PATIENCE)
