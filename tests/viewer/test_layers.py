@@ -384,6 +384,7 @@ def test_a_place_in_the_world_is_where_the_layer_has_it():
         rotate=20,
         shear=[0.1, 0.2, 0.3],
         affine=affine,
+        visible=False,  # napari warns when it slices such a layer
     )
     position = (1.5, 2.0, -3.0)
     expected = layer.data_to_world(position)

@@ -14,6 +14,7 @@ from napari_cad.viewer.layers import (
     Role,
     add_or_update,
     find_layer,
+    redraw,
     selection_kept,
     show_layer,
     shown_section,
@@ -225,7 +226,7 @@ class EmbeddingLayers:
             contrast_limits=(0.0, 1.0),
             blending="translucent",
         )
-        layer.refresh()
+        redraw(layer)
         picked = event.picked
         in_turn(self._turns, partial(self._mark, (picked.z, picked.y, picked.x)))
 
@@ -271,7 +272,7 @@ class EmbeddingLayers:
     def _redraw(self, layer: Layer, z: int) -> None:
         shown = shown_section(self._viewer, layer)
         if layer.visible and (shown is None or shown == z):
-            layer.refresh()
+            redraw(layer)
 
 
 def grid_of(viewer: ViewerModel) -> Any:

@@ -551,6 +551,14 @@ def show_layer(viewer: ViewerModel, layer: Layer) -> None:
         layer.visible = True
 
 
+def redraw(layer: Layer) -> None:
+    """Show what has changed in the data, and leave out what that does not touch.
+
+    A thumbnail, for one, has napari paint the whole list of layers.
+    """
+    layer.refresh(thumbnail=False, extent=False, highlight=False)
+
+
 def select_label(viewer: ViewerModel, layer: Labels | None, label: int) -> None:
     """Select a label of a layer, if that is still there."""
     if layer is not None and layer in viewer.layers:

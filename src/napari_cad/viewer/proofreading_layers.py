@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_cad.viewer.layers import Placement, Role, add_labels, find_layer, tag
+from napari_cad.viewer.layers import Placement, Role, add_labels, find_layer, redraw, tag
 from napari_cad.viewer.proofreading_labels import (
     MARK_COLOURS,
     LookedUp,
@@ -319,8 +319,3 @@ class SessionLayers:
                 layer.editable = False
             elif layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
-
-
-def redraw(layer: Layer) -> None:
-    """Show what the data of a layer have become, and nothing else: neither extent nor thumbnail."""
-    layer.refresh(thumbnail=False, extent=False, highlight=False)

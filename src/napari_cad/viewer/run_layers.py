@@ -13,6 +13,7 @@ from napari_cad.viewer.layers import (
     Role,
     add_or_update,
     find_layer,
+    redraw,
     shown_section,
 )
 from napari_cad.viewer.tasks import Segmented
@@ -82,7 +83,7 @@ class RunLayers:
         role = _ROLE_OF_STAGE.get(event.stage)
         layer = None if role is None else find_layer(self._viewer, role, self._run)
         if layer is not None and layer.visible and shown_section(self._viewer, layer) == event.z:
-            layer.refresh()
+            redraw(layer)
 
     def _show_segments(self, event: Segmented) -> None:
         """Turn the fragments into segments, and let the image be seen through them."""

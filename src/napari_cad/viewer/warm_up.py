@@ -7,16 +7,13 @@ text, every glyph is worked out. All that is better done while a person fills in
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import Dims
 from napari.layers import Image, Labels, Points, Surface, Vectors
-from napari.utils.colormaps import label_colormap
 
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
@@ -42,33 +39,23 @@ def warm_up(viewer: ViewerModel, owner: QObject) -> None:
     owner : QObject
         When that goes, the rest is left to the next one that asks.
     """
-    thread = _compile()
     state = state_of(viewer)
     if state.warm_up is None:
-        state.warm_up = _steps(getattr(viewer, "__wrapped__", viewer), thread)
+        state.warm_up = _steps(getattr(viewer, "__wrapped__", viewer))
     Turns(owner).each(state.warm_up)
 
 
-@functools.cache
-def _compile() -> threading.Thread:
-    """Start, once, what may be done in another thread while the viewer goes on."""
-    thread = threading.Thread(target=_in_thread, name="napari-cad warm-up")
-    thread.start()
-    return thread
+def _steps(viewer: ViewerModel) -> Iterator[None]:
+    """Do one thing per step, of a tenth of a second or less but for the first, which is slow once.
 
-
-def _in_thread() -> None:
-    importlib.import_module("pandas")
-    importlib.import_module("napari_cad.core.registry")  # brings the download library
-    colours = label_colormap()
+    Not in another thread: napari's units are made at first use and not by two threads at once, and
+    a collection of garbage there would end objects of Qt.
+    """
     for dtype in (np.uint16, np.uint32):
-        colours.map(np.zeros((1, 2, 2), dtype))
-
-
-def _steps(viewer: ViewerModel, thread: threading.Thread) -> Iterator[None]:
-    """Do one thing per step, each of well below a tenth of a second."""
-    while thread.is_alive():  # what it does would be waited for
+        Labels(np.zeros((1, 2, 2), dtype))  # has pandas imported, and the colouring compiled
         yield
+    importlib.import_module("napari_cad.core.registry")  # brings the download library
+    yield
     try:
         yield from _on_canvas(viewer)
     except (AttributeError, ImportError, TypeError) as error:

@@ -16,7 +16,7 @@ from napari_cad.core.live_segmentation import Curve, LiveSegmentation, SegmentSi
 from napari_cad.core.store import SegmentationStore
 from napari_cad.viewer.error_layers import aligned_truth
 from napari_cad.viewer.jobs import JobRunner
-from napari_cad.viewer.layers import find_layer, role_of, run_of, sendable
+from napari_cad.viewer.layers import find_layer, redraw, role_of, run_of, sendable
 from napari_cad.viewer.live_labels import LiveLabels
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._column import Column
@@ -192,7 +192,7 @@ class AgglomerateWidget(Column):
             layer.data.set_lut(live.lut(*values))
         else:
             layer.data.show(shown)
-        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        redraw(layer)
         self._rest.start()
 
     def show_sizes(self) -> None:
