@@ -4,6 +4,7 @@ import numpy as np
 from qtpy.QtWidgets import QWidget
 
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.turns import Turns
 from napari_cad.viewer.warm_up import warm_up
 
 PATIENCE = 30_000
@@ -19,9 +20,8 @@ def test_what_is_done_ahead_leaves_nothing_behind(make_napari_viewer, qtbot):
     qtbot.addWidget(owner)
     drawn = []
     warm_up(viewer, owner)
-    steps = state_of(viewer).warm_up
     qtbot.waitUntil(
-        lambda: drawn.append(len(scene.children)) or steps.gi_frame is None, timeout=PATIENCE
+        lambda: drawn.append(len(scene.children)) or state_of(viewer).warm, timeout=PATIENCE
     )
     assert max(drawn) == len(before) + 1  # one after the other
     assert list(scene.children) == before
@@ -31,16 +31,17 @@ def test_what_is_done_ahead_leaves_nothing_behind(make_napari_viewer, qtbot):
     assert any("7" in font._glyphs for font in glyphs.values())
 
 
-def test_another_owner_goes_on_where_one_has_gone(make_napari_viewer, qtbot):
+def test_another_owner_does_it_where_one_has_gone(make_napari_viewer, qtbot):
     viewer = make_napari_viewer()
     first, second = QWidget(), QWidget()
     qtbot.addWidget(second)
     warm_up(viewer, first)
-    steps = state_of(viewer).warm_up
     first.deleteLater()
     del first
     qtbot.wait(100)
-    assert steps.gi_frame is not None
+    assert not state_of(viewer).warm
     warm_up(viewer, second)
-    assert state_of(viewer).warm_up is steps
-    qtbot.waitUntil(lambda: steps.gi_frame is None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: state_of(viewer).warm, timeout=PATIENCE)
+    warm_up(viewer, second)
+    assert not second.findChildren(Turns)[-1].busy
+    assert len(second.findChildren(Turns)) == 1  # there is nothing left to do

@@ -9,8 +9,6 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from psygnal import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from napari.components import ViewerModel
     from napari.layers import Image
 
@@ -60,8 +58,8 @@ class ViewerState:
         the list.
     proofreader : Proofreader or None
         The proofreading session that is open in the viewer.
-    warm_up : iterator or None
-        What is still to be done ahead; see `napari_cad.viewer.warm_up`.
+    warm : bool
+        Whether what napari does slowly the first time has been done.
     """
 
     run_finished = Signal(str)
@@ -78,7 +76,7 @@ class ViewerState:
         self.checkpoint: str | None = None
         self._fits: WeakKeyDictionary[Image, dict[str, ChosenFit]] = WeakKeyDictionary()
         self.proofreader: Proofreader | None = None
-        self.warm_up: Iterator[object] | None = None
+        self.warm = False
 
     @property
     def image(self) -> Image | None:

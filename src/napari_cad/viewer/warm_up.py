@@ -30,19 +30,17 @@ _GLYPHS = "ÅÉÑŐjgpqy0123456789"
 
 
 def warm_up(viewer: ViewerModel, owner: QObject) -> None:
-    """Begin to do ahead what a viewer will need, or go on with it.
+    """Do ahead what a viewer will need, unless that has been done.
 
     Parameters
     ----------
     viewer : ViewerModel
         Whose layers are to come faster.
     owner : QObject
-        When that goes, the rest is left to the next one that asks.
+        When that goes, nothing more is done; the next one that asks begins anew.
     """
-    state = state_of(viewer)
-    if state.warm_up is None:
-        state.warm_up = _steps(getattr(viewer, "__wrapped__", viewer))
-    Turns(owner).each(state.warm_up)
+    if not state_of(viewer).warm:
+        Turns(owner).each(_steps(getattr(viewer, "__wrapped__", viewer)))
 
 
 def _steps(viewer: ViewerModel) -> Iterator[None]:
@@ -61,6 +59,7 @@ def _steps(viewer: ViewerModel) -> Iterator[None]:
     except (AttributeError, ImportError, TypeError) as error:
         # nothing public leads to napari's canvas: in another version things are slow once
         logging.getLogger(__name__).info("nothing more is done ahead: %s", error)
+    state_of(viewer).warm = True
 
 
 def _on_canvas(viewer: ViewerModel) -> Iterator[None]:
@@ -98,6 +97,8 @@ def _drawn(canvas: Any, layer: Layer) -> Iterator[None]:
     yield
     drawn.node.parent = canvas.view.scene
     canvas.native.update()
-    yield  # Qt paints before the next turn
-    drawn.node.parent = None
-    drawn.close()
+    try:
+        yield  # Qt paints before the next turn
+    finally:
+        drawn.node.parent = None
+        drawn.close()
