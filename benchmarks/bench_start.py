@@ -85,7 +85,9 @@ def _import() -> None:
 def _names() -> None:
     from npe2 import PluginManager
 
-    widgets = PluginManager.instance().get_manifest("napari-cad").contributions.widgets or []
+    manager = PluginManager.instance()
+    manager.discover()
+    widgets = manager.get_manifest("napari-cad").contributions.widgets or []
     print("\t".join(widget.display_name for widget in widgets))
 
 
