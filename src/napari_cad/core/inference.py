@@ -21,7 +21,10 @@ from napari_cad.core.affinity import LEVELS, pair_affinities, quantise
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
 from napari_cad.core.fast_cpu import FastStudent
-from napari_cad.core.memory_plan import STEP_PER_VOXEL_AND_CHANNEL
+from napari_cad.core.memory_plan import (
+    STEP_PER_VOXEL_AND_CHANNEL,
+    TILE_PER_VOXEL_AND_CHANNEL,
+)
 from napari_cad.core.network import (
     ShallowFeatures,
     StudentNetwork,
@@ -182,12 +185,11 @@ def _plan(config: InferenceConfig, device: Device, width: int, height: int, leng
     budget = _MEMORY_SHARE * device.free_memory()
     if config.memory is not None and device.kind == "cpu":
         budget = config.memory
-    per_voxel = STEP_PER_VOXEL_AND_CHANNEL * width
-    if device.precision != "float32":
-        per_voxel //= 2
+    channels = width if device.precision == "float32" else width / 2
+    per_voxel = STEP_PER_VOXEL_AND_CHANNEL * channels
     tile = config.tile
     if tile is None and height * length * per_voxel > budget:
-        tile = largest_tile(budget / per_voxel, config.halo)
+        tile = largest_tile(budget / (TILE_PER_VOXEL_AND_CHANNEL * channels), config.halo)
     batch = config.batch
     if batch is None:
         voxels = min(height, tile or height) * min(length, tile or length)

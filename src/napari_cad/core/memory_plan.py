@@ -37,6 +37,10 @@ FRAGMENTS_PER_VOXEL = 80
 #: measured on whole sections of 512² to 2048².
 STEP_PER_VOXEL_AND_CHANNEL = 48
 
+#: The same per voxel of a tile: tiles at the border of a section have other sizes than those
+#: inside, and the maps of one size are kept until those of the next are there. Measured: 72.
+TILE_PER_VOXEL_AND_CHANNEL = 80
+
 #: Side of the smallest tile that a plan counts on: of still smaller ones most would be halo.
 _SMALLEST_TILE = 512
 
@@ -131,10 +135,11 @@ def plan_memory(
     caller = CALLER + CALLER_PER_VOXEL * max(voxels, height * length)
     worker = WORKER + FRAGMENTS_PER_VOXEL * voxels
     smallest = inference.tile or max(_SMALLEST_TILE, smallest_tile(inference.halo))
-    whole, tiled = (
-        STEP_PER_VOXEL_AND_CHANNEL * width * min(side, height) * min(side, length)
-        for side in (inference.tile or max(height, length), smallest)
-    )
+    whole = STEP_PER_VOXEL_AND_CHANNEL * width * height * length
+    smallest_step = TILE_PER_VOXEL_AND_CHANNEL * width * smallest**2
+    if inference.tile is not None:  # the person's own
+        whole = min(whole, smallest_step)
+    tiled = min(whole, smallest_step)
 
     def left(n_workers: int) -> int:
         # without workers the calling process makes the fragments, beside the network's own maps
