@@ -45,15 +45,15 @@ def segment(
     ----------
     volume : EMVolume, ndarray of shape (Z, Y, X), or path
         A path is anything that `napari_cad.core.readers.open_volume` reads.
-    output : path
+    output : path or URL
         The store, by custom RUN.zarr.
     checkpoint : str or path
         "default", the name of a published checkpoint, or a file.
     voxel_size : tuple of float, optional
         (z, y, x) in nm, where an array or a file does not say it.
     options : SegmentationOptions, optional
-        Intensity mapping, device, merge function, threshold and so on; what is left open is taken
-        from the checkpoint.
+        Intensity mapping, device, merge function, threshold, the scheduler of a cluster and so on;
+        what is left open is taken from the checkpoint.
     overwrite : bool
         Begin anew if there is a store at that place.
     progress : callable, optional

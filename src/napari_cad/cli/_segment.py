@@ -32,7 +32,7 @@ def segment(
         typer.Argument(
             metavar="VOLUME",
             help="A multi-page TIFF, a folder of sections (PNG, TIFF), file.h5:/dataset, zarr or "
-            "OME-Zarr, MRC or .npy.",
+            "OME-Zarr (also by URL), MRC or .npy.",
         ),
     ],
     checkpoint: Annotated[
@@ -45,13 +45,13 @@ def segment(
         ),
     ] = "default",
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="RUN.zarr",
-            help="The store; by default VOLUME-CKPT.zarr here (VOLUME-CKPT-bin2.zarr of a quick "
-            "look).",
+            help="The store, a path or a URL (s3://bucket/run.zarr); by default VOLUME-CKPT.zarr "
+            "here (VOLUME-CKPT-bin2.zarr of a quick look).",
         ),
     ] = None,
     voxel_size: VoxelSize = None,
@@ -186,6 +186,15 @@ def segment(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A dask scheduler (tcp://HOST:PORT, or its file) whose workers do the run, all of "
+            "which see the volume, the checkpoint and RUN.zarr.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew if RUN.zarr exists.")
     ] = False,
@@ -218,9 +227,10 @@ def segment(
         fit=FitConfig(adapt=adapt, smooth=smooth, rescale=rescale),
         augmentation=augment,
         bin=_bin(quick, bin_),
+        scheduler=scheduler,
     )
     at = "" if options.bin == 1 else f"-bin{options.bin}"
-    store = output or Path(f"{opened.name}-{Path(checkpoint).stem}{at}.zarr")
+    store = output or f"{opened.name}-{Path(checkpoint).stem}{at}.zarr"
     try:
         finished = follow(
             segmentation_job(opened, checkpoint, store, options, overwrite=overwrite),

@@ -39,6 +39,14 @@ class DeviceMemoryError(NapariCadError, MemoryError):
     """A device has too little memory even for the smallest piece of work."""
 
 
+class ClusterError(NapariCadError, ConnectionError):
+    """A cluster cannot be reached, or its workers cannot do this run."""
+
+
+class SectionError(NapariCadError, RuntimeError):
+    """A stage of a run failed for a section, for good."""
+
+
 class JobError(NapariCadError, RuntimeError):
     """A child process failed.
 

@@ -3,42 +3,49 @@
 `segment_volume` is a plain generator. It writes everything into a store as it goes, so it can be
 abandoned after any event, or killed at any moment, and goes on from there when it is called again.
 
-While the network is busy with section z, worker processes make the fragments of the sections
-before it. Fragment ids are given in the order of the sections, whatever order the workers finish
-in, so the result does not depend on their number.
+It is the coordinator of the tasks of `core.section_tasks`: it decides what is done next from the
+marks in the store and from what tasks return, which are counts, and leaves voxels to the tasks.
+While the network is busy with section z, others make the fragments of the sections before it. The
+result does not depend on who they are (`core.engines`), how many, and which is the fastest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import replace
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_cad.core.agglomerations import agglomerate, check_agglomeration
-from napari_cad.core.errors import ConfigError, VolumeError
-from napari_cad.core.events import Event, Finished, OutOfDomain, SectionDone, StageStarted
-from napari_cad.core.fragments import section_fragments
-from napari_cad.core.memory_plan import agglomeration_share, within_memory
-from napari_cad.core.region_graph import section_edges, section_fragment_table
-from napari_cad.core.store import SegmentationStore, is_store, run_signature
+from napari_cad.core import section_tasks
+from napari_cad.core._fragment_stage import FragmentStage
+from napari_cad.core._prediction_stage import (
+    PredictionHere,
+    PredictionStage,
+    PredictionThere,
+)
+from napari_cad.core.agglomerations import check_agglomeration
+from napari_cad.core.engines import GPU, DaskEngine, Task, open_cluster, open_local
+from napari_cad.core.events import (
+    Event,
+    Finished,
+    OutOfDomain,
+    SectionDone,
+    StageStarted,
+    Warned,
+)
+from napari_cad.core.memory_plan import agglomeration_share
+from napari_cad.core.store import SegmentationStore, is_store
 from napari_cad.core.torch_memory import give_memory_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor
+    from collections.abc import Iterator
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from napari_cad.core.checkpoint import Checkpoint
     from napari_cad.core.config import SegmentationConfig
-    from napari_cad.core.inference import AffinityPredictor
-    from napari_cad.core.preprocessing import Preprocessing
+    from napari_cad.core.engines import Engine
     from napari_cad.core.volume import EMVolume
 
 #: Volumes below this are done in the calling process: starting workers would take longer.
@@ -59,6 +66,9 @@ _FIT_ADVICE = (
 #: It is looked at in volumes from this size on: in smaller ones it would be a good part of the run.
 _AGREEMENT_FROM_VOXELS = 4_000_000
 
+#: Seconds that a scheduler may be without workers before that is said.
+_PATIENCE = 5.0
+
 
 def segment_volume(
     volume: EMVolume,
@@ -67,6 +77,7 @@ def segment_volume(
     store_path: str | Path,
     *,
     overwrite: bool = False,
+    scheduler: str | None = None,
 ) -> Iterator[Event]:
     """Segment a volume into a store, or go on with a run that was stopped.
 
@@ -78,10 +89,13 @@ def segment_volume(
         The student to run.
     config : SegmentationConfig
         An intensity mapping without limits is resolved for the volume.
-    store_path : path
+    store_path : path or URL
         The store, made if it is not there.
     overwrite : bool
         Begin anew if there is a store at that place, whatever it was made from.
+    scheduler : str, optional
+        Address of a dask scheduler, whose workers do everything then; they open store, volume and
+        checkpoint by their addresses.
 
     Yields
     ------
@@ -98,75 +112,92 @@ def segment_volume(
         If the store was made from another volume, checkpoint or setting.
     StoreError
         If something else lies at that place.
+    SectionError
+        If a task failed for good; what is done stays.
+    ClusterError
+        If the scheduler does not answer, or a worker cannot do its part.
     """
     started = time.monotonic()
-    # these import torch
-    from napari_cad.core.adaptation import adapt
-    from napari_cad.core.augmented import AugmentedPredictor
-    from napari_cad.core.inference import AffinityPredictor, pick_device
-    from napari_cad.core.preprocessing import Preprocessing
-
-    merge_function = config.agglomeration.merge_function
-    check_agglomeration(merge_function)
-    intensity = config.intensity.resolve(volume)
-    config = replace(config, intensity=intensity)
-    preprocessing = Preprocessing.of(intensity, config.fit)
-    network = checkpoint.build()
-    device = pick_device(config.inference.device, config.inference.precision)
-    config = within_memory(
-        config,
-        volume.shape[1:],
-        preprocessing.network_size(volume.shape[1:]),
-        network.width if device.kind == "cpu" else 0,
-    )
-    if config.fit.adapt > 0:
-        yield StageStarted("adaptation", 1)
-        network = adapt(
-            network,
-            volume,
-            preprocessing,
-            strength=config.fit.adapt,
-            n_sections=config.fit.sampled_sections,
-            device=device.name,
+    check_agglomeration(config.agglomeration.merge_function)
+    n_sections = volume.n_sections
+    with contextlib.ExitStack() as stack:
+        engine: Engine
+        prediction: PredictionStage
+        if scheduler is None:
+            prediction = PredictionHere(volume, checkpoint, config)
+            config, signature = prediction.prepare()
+            engine = stack.enter_context(open_local(_n_processes(config, volume)))
+        else:
+            engine = cluster = stack.enter_context(open_cluster(scheduler))
+            prediction = PredictionThere(cluster, volume, checkpoint, config)
+            yield from _wait_for_workers(cluster, scheduler, config.inference.device)
+            config, signature = prediction.prepare()
+        if config.fit.adapt > 0:
+            yield StageStarted("adaptation", 1)
+            prediction.adapt()
+            yield SectionDone("adaptation", n_sections - 1, 1, 1)
+        store = _open_or_create(
+            store_path, volume, checkpoint, config, signature, overwrite=overwrite
         )
-        yield SectionDone("adaptation", volume.n_sections - 1, 1, 1)
-    predictor = AffinityPredictor(network, config.inference)
-    signature = run_signature(volume, checkpoint.sha256, config, predictor.device.precision)
-    store = _open_or_create(store_path, volume, checkpoint, config, signature, overwrite=overwrite)
+        run = uuid.uuid4().hex
+        store.scratch.make(run)
+        prediction.begin(store, run)
 
-    with _executor(config, volume) as executor:
-        done = int(store.sections_done("affinities").sum())
-        yield StageStarted("affinities", volume.n_sections, done)
-        yield StageStarted("fragments", volume.n_sections, int(store.sections_done("edges").sum()))
-        missing = [int(z) for z in np.flatnonzero(~store.sections_done("affinities"))]
-        fragments = _FragmentStage(store, executor, config)
-        check = _PlausibilityCheck()
-        augmented = AugmentedPredictor(predictor, config.augmentation)
-        for section in augmented.predict(volume, preprocessing, missing):
-            store.write_affinities(section.z, section.affinities)
-            done += 1
-            yield SectionDone("affinities", section.z, done, volume.n_sections)
-            yield from check(section.z, section.affinities)
-            if done == 3:  # early, but not before something is to be seen
-                yield from _check_agreement(volume, predictor, preprocessing, config)
-            yield from fragments.advance(section.z)
+        done = store.sections_done("affinities")
+        yield StageStarted("affinities", n_sections, int(done.sum()))
+        yield StageStarted("fragments", n_sections, int(store.sections_done("edges").sum()))
+        fragments = FragmentStage(store, engine, _PlausibilityCheck())
+        agreement = None
+        for z in prediction.sections([int(z) for z in np.flatnonzero(~done)]):
+            if z is not None:
+                done[z] = True
+                yield SectionDone("affinities", z, int(done.sum()), n_sections)
+                if done.sum() == 3 and _is_worth_an_agreement(volume):  # early, but not too early
+                    agreement = prediction.agreement()
+                fragments.has_affinities(z)
+            if agreement is not None and agreement.done():
+                yield from _judge(agreement.result())
+                agreement = None
+            yield from fragments.advance()
         yield from fragments.finish()
-    # agglomeration takes memory in another process
-    del predictor, augmented, network, fragments
-    give_memory_back()
+        if agreement is not None:
+            yield from _judge(agreement.result())
+        store.scratch.remove()
+        # agglomeration takes memory in another process
+        del prediction, fragments
+        if scheduler is None:
+            stack.close()
+        give_memory_back()
 
-    yield StageStarted("agglomeration", 1)
-    memory = None if config.memory is None else agglomeration_share(config.memory)
-    notice = agglomerate(store, merge_function, memory=memory)
-    if notice is not None:
-        yield notice
-    agglomeration = config.agglomeration
-    store.choose_agglomeration(merge_function, agglomeration.threshold, agglomeration.absorb)
-    lut = store.lut()
-    yield SectionDone("agglomeration", volume.n_sections - 1, 1, 1)
-    yield Finished(
-        str(store.path), store.n_fragments, len(np.unique(lut[1:])), time.monotonic() - started
-    )
+        yield StageStarted("agglomeration", 1)
+        task = section_tasks.agglomerate_run
+        if isinstance(engine, DaskEngine):
+            made = Task(engine, "agglomeration", task, store.address, config.agglomeration)
+            notice, n_fragments, n_segments = made.result()
+        else:
+            share = None if config.memory is None else agglomeration_share(config.memory)
+            notice, n_fragments, n_segments = task(store.address, config.agglomeration, share)
+        if notice is not None:
+            yield notice
+        yield SectionDone("agglomeration", n_sections - 1, 1, 1)
+    yield Finished(str(store.path), n_fragments, n_segments, time.monotonic() - started)
+
+
+def _n_processes(config: SegmentationConfig, volume: EMVolume) -> int:
+    if config.workers is None and np.prod(volume.shape) < _WORKERS_FROM_VOXELS:
+        return 0
+    return config.n_workers
+
+
+def _wait_for_workers(engine: DaskEngine, scheduler: str, device: str) -> Iterator[Warned]:
+    """Wait for workers, which a queue may let in much later, and ask them for their versions."""
+    gpu = device.startswith("cuda")
+    if not engine.wait_for_workers(_PATIENCE, gpu=gpu):
+        kind = f"workers with the resource {GPU} (--resources {GPU}=1)" if gpu else "workers"
+        yield Warned(f"The scheduler {scheduler} has no {kind} yet; the run waits for the first.")
+        while not engine.wait_for_workers(_PATIENCE, gpu=gpu):
+            pass
+    engine.check_versions()
 
 
 def _open_or_create(
@@ -198,10 +229,10 @@ class _PlausibilityCheck:
     def __init__(self) -> None:
         self._means: list[float] = []
 
-    def __call__(self, z: int, affinities: npt.NDArray[np.uint8]) -> Iterator[OutOfDomain]:
+    def __call__(self, z: int, mean_z_affinity: float) -> Iterator[OutOfDomain]:
         if z == 0 or len(self._means) >= 3:  # section 0 is paired with itself
             return
-        self._means.append(float(affinities[0].mean()) / 255)
+        self._means.append(mean_z_affinity)
         if len(self._means) < 3:
             return
         mean, (low, high) = sum(self._means) / 3, _PLAUSIBLE_Z_AFFINITY
@@ -215,156 +246,15 @@ class _PlausibilityCheck:
             )
 
 
-def _check_agreement(
-    volume: EMVolume,
-    predictor: AffinityPredictor,
-    preprocessing: Preprocessing,
-    config: SegmentationConfig,
-) -> Iterator[OutOfDomain]:
-    """Warn where the student sees other neurites when the stack is turned upside down."""
-    from napari_cad.core.agreement import reversal_agreement, sample_crops
+def _is_worth_an_agreement(volume: EMVolume) -> bool:
+    return volume.n_sections > 1 and int(np.prod(volume.shape)) >= _AGREEMENT_FROM_VOXELS
 
-    if volume.n_sections < 2 or np.prod(volume.shape) < _AGREEMENT_FROM_VOXELS:
-        return
-    try:
-        crops = sample_crops(volume)
-    except VolumeError:  # empty sections wherever it looked: nothing to judge by
-        return
-    agreement = reversal_agreement(predictor, preprocessing, crops, config.fragments)
-    if agreement < _PLAUSIBLE_AGREEMENT:
+
+def _judge(agreement: float | None) -> Iterator[OutOfDomain]:
+    """Warn where the student sees other neurites when the stack is turned upside down."""
+    if agreement is not None and agreement < _PLAUSIBLE_AGREEMENT:
         yield OutOfDomain(
             "Upside down, a small part of this volume gives other neurites than the right way up: "
             f"the agreement is {agreement:.2f}, and on data of the kind that a checkpoint was "
             f"trained on it is above {_PLAUSIBLE_AGREEMENT:g}. {_FIT_ADVICE}"
         )
-
-
-# -------------------------------------------------------------------- fragments, in workers
-
-
-def _make_fragments(path: str, z: int, config: SegmentationConfig) -> npt.NDArray[np.uint32]:
-    """Fragments of section `z` with ids 1, 2, … of its own."""
-    return section_fragments(SegmentationStore.open(path).read_affinities(z), config.fragments)
-
-
-def _make_edges(path: str, z: int) -> int:
-    """Write the edges of section `z` and its fragment table into the store."""
-    store = SegmentationStore.open(path, mode="a")
-    current = store.read_fragments(z)
-    prev = store.read_fragments(z - 1) if z > 0 else None
-    edges = section_edges(current, store.read_affinities(z), z, prev)
-    store.write_edges(z, edges, section_fragment_table(current, z))
-    return z
-
-
-class _FragmentStage:
-    """Fragments and edges of every section, in order, as soon as what they need is there.
-
-    Local fragments are made in any order; ids become global in the order of the sections; then the
-    edges of a section follow, which need the fragments of the section before.
-    """
-
-    def __init__(
-        self, store: SegmentationStore, executor: Executor, config: SegmentationConfig
-    ) -> None:
-        self._store = store
-        self._executor = executor
-        self._config = config
-        self._path = str(store.path)
-        self._has_affinities = store.sections_done("affinities")
-        self._counts = store.counts("fragments")
-        self._edges_done = store.sections_done("edges")
-        self._offset = 0
-        self._next_submit = 0  # first section whose fragments have not been asked for
-        self._next_number = 0  # first section without global ids
-        self._fragments: dict[int, Future[npt.NDArray[np.uint32]]] = {}
-        self._edges: deque[Future[int]] = deque()
-        self._n_sections = store.n_sections
-
-    def advance(self, z: int) -> Iterator[Event]:
-        """Take note that section `z` has affinities, and do what can be done without waiting."""
-        self._has_affinities[z] = True
-        yield from self._collect(wait=False)
-
-    def finish(self) -> Iterator[Event]:
-        """Wait for everything."""
-        yield from self._collect(wait=True)
-
-    def _collect(self, *, wait: bool) -> Iterator[Event]:
-        while True:
-            self._submit()
-            numbered = self._number_next(wait=wait)
-            while self._edges and (self._edges[0].done() or (wait and not numbered)):
-                z = self._edges.popleft().result()
-                self._edges_done[z] = True
-                done = int(self._edges_done.sum())
-                yield SectionDone("fragments", z, done, self._n_sections)
-            if not numbered:
-                return
-
-    def _submit(self) -> None:
-        """Ask for the fragments of the sections ahead, a few at a time to bound the memory."""
-        ahead = self._next_number + 2 * max(1, self._config.n_workers)
-        while (
-            self._next_submit < min(ahead, self._n_sections)
-            and self._has_affinities[self._next_submit]
-        ):
-            z = self._next_submit
-            if self._counts[z] < 0:
-                self._fragments[z] = self._executor.submit(
-                    _make_fragments, self._path, z, self._config
-                )
-            self._next_submit += 1
-
-    def _number_next(self, *, wait: bool) -> bool:
-        """Give the next section its global ids and ask for its edges; False if it must wait."""
-        z = self._next_number
-        if z >= self._next_submit:
-            return False
-        if self._counts[z] < 0:
-            if not wait and not self._fragments[z].done():
-                return False
-            fragments = self._fragments.pop(z).result()
-            count = int(fragments.max(initial=0))
-            if self._offset + count > np.iinfo(np.uint32).max:
-                raise ConfigError(
-                    f"more than 2³² fragments by section {z}: segment the volume in parts"
-                )
-            fragments[fragments > 0] += np.uint32(self._offset)
-            self._store.write_fragments(z, fragments, count)
-            self._counts[z] = count
-        self._offset += int(self._counts[z])
-        self._next_number += 1
-        if not self._edges_done[z]:
-            self._edges.append(self._executor.submit(_make_edges, self._path, z))
-        return True
-
-
-class _InlineExecutor:
-    """Does the work when it is submitted, in this process."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*args))
-        return future
-
-
-@contextlib.contextmanager
-def _executor(config: SegmentationConfig, volume: EMVolume) -> Iterator[Any]:
-    """Worker processes, or none for a small volume; they end with the run, however it ends."""
-    small = config.workers is None and np.prod(volume.shape) < _WORKERS_FROM_VOXELS
-    if config.n_workers == 0 or small:
-        yield _InlineExecutor()
-        return
-    # loky instead of the standard pool: its workers never import the person's main module again,
-    # and one that dies is an error instead of a hang
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    executor = ProcessPoolExecutor(max_workers=config.n_workers)
-    finished = False
-    try:
-        yield executor
-        finished = True
-    finally:
-        # what an abandoned run still has in the queue is not worth waiting for
-        executor.shutdown(wait=True, kill_workers=not finished)

@@ -11,6 +11,7 @@ from napari_cad.core.binning import binned
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.formats import _hdf5, _mapped, _sections, _tiff, _zarr
 from napari_cad.core.formats._files import READ_ERRORS, Opened, unreadable
+from napari_cad.core.locations import as_path, location, remote_errors
 from napari_cad.core.volume import EMVolume, VolumeSource
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def open_volume(
     Parameters
     ----------
     path : path-like
-        A file or folder; `file.h5:/dataset` is the same as giving `dataset`.
+        A file or folder; `file.h5:/dataset` is the same as giving `dataset`. zarr and OME-Zarr are
+        also read by URL (s3://bucket/stack.zarr).
     dataset : str, optional
         What inside it: a path in HDF5 or zarr, the index of a series in TIFF, a pattern such as
         `*.png` for a folder. Behind it, or alone, `@c=1,t=0` takes one channel and time point.
@@ -104,7 +106,7 @@ def open_volume(
         if str(place) in str(error):
             raise
         raise VolumeError(f"{place}: {error}") from error
-    except READ_ERRORS as error:
+    except _read_errors() as error:
         raise unreadable(str(place), form.kind, error) from error
     return volume if voxel_size is None else _with_voxel_size(volume, voxel_size)
 
@@ -268,6 +270,10 @@ def split_path(path: str | os.PathLike[str], dataset: str | None = None) -> tupl
     return text, dataset
 
 
+def _read_errors() -> tuple[type[Exception], ...]:
+    return (*READ_ERRORS, *remote_errors())
+
+
 def _with_voxel_size(volume: EMVolume, voxel_size: Sequence[float]) -> EMVolume:
     """Put a voxel size in place of the file's own, and into the source, so that it travels."""
     volume = EMVolume.from_array(
@@ -282,11 +288,27 @@ def _with_voxel_size(volume: EMVolume, voxel_size: Sequence[float]) -> EMVolume:
     return replace(volume, source=replace(volume.source, voxel_size=volume.voxel_size))
 
 
+def _choose_remote(url: str) -> tuple[Path, _Format]:
+    """Of the formats, zarr is the one that is made for reading over a network."""
+    place = as_path(url)
+    try:
+        found = _zarr.is_zarr(place)
+    except remote_errors() as error:
+        raise VolumeError(f"{url}: cannot be looked at ({error})") from error
+    if not found:
+        raise VolumeError(
+            f"{url}: expected a zarr array or image, got none: check the address, and convert "
+            "other formats to zarr first"
+        )
+    return place, _ZARR
+
+
 def _choose(text: str) -> tuple[Path, _Format]:
     """Absolute path and type of file."""
-    if "://" in text:
-        raise VolumeError(f"{text}: expected a file or folder on this machine, got an address")
-    place = Path(os.path.abspath(os.path.expanduser(text)))
+    where = location(text)
+    if isinstance(where, str):
+        return _choose_remote(where)
+    place = Path(os.path.abspath(where.expanduser()))
     if not place.exists():
         raise VolumeError(f"{place}: expected a file or folder, got nothing there: check the path")
     suffix = place.suffix.lower()

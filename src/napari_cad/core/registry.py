@@ -25,6 +25,7 @@ __all__ = [
     "PUBLISHED",
     "PublishedCheckpoint",
     "cached_published",
+    "checkpoint_address",
     "download_published",
     "find_published",
     "resolve_checkpoint",
@@ -175,6 +176,29 @@ def resolve_checkpoint(
             "path of a file, and there is no such file"
         )
     return load_checkpoint(path)
+
+
+def checkpoint_address(checkpoint: Checkpoint) -> str:
+    """Give what `resolve_checkpoint` takes on another machine to find the same checkpoint.
+
+    Returns
+    -------
+    str
+        "default" for the embedded one, which every installation has, else its absolute path.
+
+    Raises
+    ------
+    CheckpointError
+        If it lies in no file.
+    """
+    if checkpoint.path is None:
+        raise CheckpointError(
+            f"the checkpoint {checkpoint.metadata.name} is in the memory of this process only: "
+            "save it with save_checkpoint, so that other processes can load it"
+        )
+    path = checkpoint.path.absolute()
+    default = importlib.resources.files("napari_cad") / "data" / _DEFAULT_FILE
+    return DEFAULT if str(path) == str(default) else str(path)
 
 
 def _load_default() -> Checkpoint:

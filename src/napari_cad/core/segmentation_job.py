@@ -63,6 +63,8 @@ class SegmentationOptions:
     bin : int
         How many voxels along y and x become one before anything else; 2 is a quick look, in about
         a quarter of the time. See `napari_cad.core.binning`.
+    scheduler : str, optional
+        Address of a dask scheduler whose workers do the run; by default this machine does it.
     """
 
     intensity: IntensityMapping | None = None
@@ -76,6 +78,7 @@ class SegmentationOptions:
     augmentation: str = "none"
     memory: int | None = None
     bin: int = 1
+    scheduler: str | None = None
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -145,7 +148,7 @@ def segmentation_job(
         The volume, or where to open it.
     checkpoint : str
         default, the name of a published checkpoint, or a path.
-    store_path : path
+    store_path : path or URL
         Where the store is or will be.
     options : SegmentationOptions, optional
         What the person chose.
@@ -174,7 +177,9 @@ def segmentation_job(
     loaded = resolve_checkpoint(checkpoint)
     config = options.config(volume, loaded.metadata)
     yield from _voxel_size_warning(volume, loaded.metadata, config.fit.rescale)
-    yield from segment_volume(volume, loaded, config, store_path, overwrite=overwrite)
+    yield from segment_volume(
+        volume, loaded, config, store_path, overwrite=overwrite, scheduler=options.scheduler
+    )
 
 
 def own_size_rescale(volume: EMVolume, checkpoint: CheckpointMetadata) -> float:

@@ -11,7 +11,8 @@
     ├─ graph/…                 columns of the whole region graph; see `stored_graph`
     ├─ agglomeration/FUNCTION/ merge history, merge tree, join scores, and, where small segments
     │                          have been absorbed, the forest; see `stored_agglomeration`
-    └─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
+    ├─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
+    └─ scratch                 while a run goes on only; see `napari_cad.core.scratch`
 
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
 marked is whole. This module is the only one that knows the layout.
@@ -19,9 +20,7 @@ marked is whole. This module is the only one that knows the layout.
 
 from __future__ import annotations
 
-import shutil
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
@@ -34,6 +33,15 @@ from napari_cad.core.absorption import SpanningForest, spanning_forest
 from napari_cad.core.columns import CHUNK_ROWS, read_column, write_column
 from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import StoreError, StoreMismatchError
+from napari_cad.core.locations import (
+    Location,
+    address,
+    as_path,
+    is_free,
+    location,
+    remote_errors,
+    remove,
+)
 from napari_cad.core.merge_tree import MergeHistory, MergeTree
 from napari_cad.core.region_graph import (
     EDGE_COLUMNS,
@@ -42,9 +50,12 @@ from napari_cad.core.region_graph import (
     EdgeTable,
     RegionGraph,
 )
+from napari_cad.core.scratch import Scratch
 from napari_cad.core.stored_maps import StoredMap
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
@@ -107,12 +118,21 @@ def run_signature(
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether `path` is the folder of a store; reads its metadata only."""
-    path = Path(path)
-    if not (path / "zarr.json").is_file():
-        return False
+    """Whether `path`, or URL, is the folder of a store; reads its metadata only.
+
+    Raises
+    ------
+    StoreError
+        If it is a URL and nothing answers there.
+    """
+    place = location(path)
     try:
-        return ATTRIBUTE in zarr.open_group(path, mode="r").attrs
+        if not (as_path(place) / "zarr.json").is_file():
+            return False
+    except remote_errors() as error:
+        raise StoreError(f"{place} cannot be looked at ({error})") from error
+    try:
+        return ATTRIBUTE in zarr.open_group(place, mode="r").attrs
     except (GroupNotFoundError, ContainsArrayError, ValueError):
         return False
 
@@ -122,12 +142,12 @@ class SegmentationStore:
 
     Attributes
     ----------
-    path : Path
+    path : Path, or str for a URL
     settings : dict
         The attributes as they stand in the file: format, signature, config, volume, checkpoint.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Location, group: zarr.Group) -> None:
         self.path = path
         self._group = group
         self.settings: dict[str, Any] = cast("dict[str, Any]", group.attrs[ATTRIBUTE])
@@ -150,7 +170,7 @@ class SegmentationStore:
 
         Parameters
         ----------
-        path : path
+        path : path or URL
             A folder that does not exist yet; by custom it ends in .zarr.
         volume : EMVolume
             Gives shape, voxel size, origin and name; none of it is copied.
@@ -168,14 +188,14 @@ class SegmentationStore:
         StoreError
             If something is in the way, or the folder cannot be written.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not is_store(path):
+        place = location(path)
+        if not is_free(place):
+            if not is_store(place):
                 raise StoreError(f"expected a free place for the store, but {path} is in the way")
             if not overwrite:
                 raise StoreError(f"{path} is a store already: open it, or allow to overwrite it")
-            shutil.rmtree(path)
-        group = zarr.open_group(path, mode="a", zarr_format=3)
+            remove(place)
+        group = zarr.open_group(place, mode="a", zarr_format=3)
         n_sections, height, width = volume.shape
         chunk = (min(_CHUNK, height), min(_CHUNK, width))
         _image_group(group, "affinities", volume, channels=True).create_array(
@@ -222,7 +242,7 @@ class SegmentationStore:
             },
             "checkpoint": checkpoint.to_json(),
         }
-        return cls(path, group)
+        return cls(place, group)
 
     @classmethod
     def open(cls, path: str | Path, mode: Literal["r", "a"] = "r") -> Self:
@@ -233,13 +253,13 @@ class SegmentationStore:
         StoreError
             If there is none, or a newer version of the package made it.
         """
-        path = Path(path)
-        if not is_store(path):
+        place = location(path)
+        if not is_store(place):
             raise StoreError(
                 f"expected a napari-cad store (a folder that a run has made), got {path}"
-                f"{'' if path.exists() else ', which does not exist'}"
+                f"{', which does not exist' if is_free(place) else ''}"
             )
-        store = cls(path, zarr.open_group(path, mode="r" if mode == "r" else "r+"))
+        store = cls(place, zarr.open_group(place, mode="r" if mode == "r" else "r+"))
         if store.settings["format"] > FORMAT:
             raise StoreError(
                 f"{path} has store format {store.settings['format']}, this napari-cad reads up to "
@@ -270,6 +290,11 @@ class SegmentationStore:
             )
 
     # ---------------------------------------------------------------- what it is about
+
+    @property
+    def address(self) -> str:
+        """Absolute path or URL, by which another process opens it."""
+        return address(self.path)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -349,9 +374,9 @@ class SegmentationStore:
     def _array(self, name: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self._group[name])
 
-    def counts(self, stage: Stage) -> npt.NDArray[np.int64]:
+    def counts(self, stage: Stage, sections: slice = slice(None)) -> npt.NDArray[np.int64]:
         """How many things a stage made of each section, shape (Z,); −1 where it is not done."""
-        return cast("npt.NDArray[np.int64]", self._array(f"marks/{stage}")[:])
+        return cast("npt.NDArray[np.int64]", self._array(f"marks/{stage}")[sections])
 
     def sections_done(self, stage: Stage) -> npt.NDArray[np.bool_]:
         """Which sections a stage has finished, shape (Z,), bool."""
@@ -381,6 +406,11 @@ class SegmentationStore:
     def read_fragments(self, z: int) -> npt.NDArray[np.uint32]:
         """Fragments of a section, shape (Y, X), uint32."""
         return cast("npt.NDArray[np.uint32]", self.fragments[z])
+
+    @property
+    def scratch(self) -> Scratch:
+        """Fragments on their way to volume-unique ids."""
+        return Scratch(self._group, self.shape)
 
     def embedding_map(self, which: Which, *, normalised: bool = True) -> StoredMap:
         """Give the embedding map of one of a section's two embeddings, made or to be made."""
@@ -665,7 +695,7 @@ class SegmentationStore:
         return self.merge_tree().lut(threshold)
 
 
-def _open_tree(path: Path, merge_function: str) -> MergeTree:
+def _open_tree(path: Location, merge_function: str) -> MergeTree:
     """Map a merge tree in another process."""
     return SegmentationStore.open(path).merge_tree(merge_function, absorb=0)
 
