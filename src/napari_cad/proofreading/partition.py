@@ -96,6 +96,13 @@ def after(
     """
     touched = [change.touched(decisions) for change in changes]
     ids = np.concatenate([np.zeros(0, np.int64), *touched]).astype(np.int64)
+    # what lives again was in no segment: it may join those that it touches or is linked with
+    revived = ids[lut[ids] == 0]
+    if len(revived):
+        graph, links = decisions.graph, decisions.link_array()
+        edges = graph.edges_around(revived)
+        linked = links[np.isin(links, revived).any(axis=1)].ravel()
+        ids = np.concatenate([ids, graph.u[edges], graph.v[edges], linked]).astype(np.int64)
     in_touched = np.zeros(len(lut), np.bool_)
     in_touched[lut[ids]] = True
     in_touched[0] = False  # not a segment: background and fragments that did not live
