@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -113,13 +113,18 @@ def agglomerate(
         return None
     store.require_edges()
     parts = _parts(store, memory)
-    n_edges, left = run_child(
-        "_agglomeration_child:agglomerate_store",
-        path=str(store.path),
-        name=name,
-        parts=parts,
-        conservative_score=conservative_score,
-    )
+    arguments: dict[str, Any] = {
+        "path": store.address,
+        "name": name,
+        "parts": parts,
+        "conservative_score": conservative_score,
+    }
+    if store.address.startswith("memory://"):  # no other process sees it
+        from napari_cad.core._agglomeration_child import agglomerate_store
+
+        ((n_edges, left),) = agglomerate_store(**arguments)
+    else:
+        n_edges, left = run_child("_agglomeration_child:agglomerate_store", **arguments)
     store.forget_agglomerations()
     if parts is None:
         return None
