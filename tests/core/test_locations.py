@@ -177,5 +177,5 @@ def test_a_run_in_an_object_store_by_two_processes(s3, checkpoint, config, finis
     run.close()
     list(segment_volume(volume, checkpoint, replace(config, workers=2), store))
     assert unmapped(contents(store)) == unmapped(finished)
-    with pytest.raises(StoreError, match="cannot be looked at"):
+    with pytest.raises(StoreError, match="which does not exist"):
         SegmentationStore.open("s3://there-is-no-such-bucket")
