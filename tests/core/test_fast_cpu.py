@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from napari_cad.core import fast_cpu
+from napari_cad.core._vectors import LANES
 from napari_cad.core.affinity import dequantise, pair_affinities, quantise
 from napari_cad.core.checkpoint import load_checkpoint
 from napari_cad.core.fast_cpu import FastStudent
@@ -151,3 +156,22 @@ def test_an_error_in_a_strip_is_raised_when_all_strips_are_done(monkeypatch):
     monkeypatch.setattr(fast_cpu.kernels, "halve", fail)
     with pytest.raises(MemoryError, match="for a strip"):
         fast.encode_section(torch.rand(1, 1, 144, 16))
+
+
+@pytest.mark.skipif(LANES < 16, reason="this processor has no wider vectors than the narrow ones")
+def test_narrow_vectors_on_a_processor_with_wide_ones(tmp_path):
+    """The kernels of processors without AVX-512, compiled here for one of them."""
+    test = "test_affinities_are_stored_as_those_of_the_plain_network[5-32]"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}::{test}"],
+        env=os.environ
+        | {
+            "NUMBA_CPU_NAME": "haswell",
+            "NUMBA_CPU_FEATURES": "+avx2,+fma",
+            "NUMBA_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in ran.stdout, ran.stdout + ran.stderr

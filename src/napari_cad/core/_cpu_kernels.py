@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from napari_cad.core._float8 import LANES, eight, lane_sum, larger, load, load_one, store
+from napari_cad.core._vectors import LANES, every, lane_sum, larger, load, load_one, store
 from napari_cad.core.stored_affinity import LEVELS
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 #: Rows of the result that are made at once, and points they are made of.
 GROUP, POINTS = 4, 6
 
-#: Channels of one block of weights: two vectors.
-BLOCK = 2 * LANES
+#: Channels of one block of weights: one vector or two.
+BLOCK = 16
 
 #: Pixels that go through all steps together, so that they stay in the innermost caches; a multiple
-#: of the six that `_multiply` takes at once.
+#: of those that `_multiply` takes at once.
 _CHUNK = 96
 
 #: From the three rows of a kernel to the weights of the six points.
@@ -187,7 +187,7 @@ def _points_to_rows(products: F32, bias: F32, n: int) -> None:
     """Transform the products of `n` pixels to four rows, in place of the first four points."""
     p0, p1, p2 = products[0], products[1], products[2]
     p3, p4, p5 = products[3], products[4], products[5]
-    zero = eight(np.float32(0))
+    zero = every(np.float32(0))
     for pixel in range(n):
         for c in range(0, len(bias), LANES):
             i, b = pixel * len(bias) + c, load(bias, c)
@@ -198,6 +198,90 @@ def _points_to_rows(products: F32, bias: F32, n: int) -> None:
             store(p1, i, larger(b + odd + 2 * odd2, zero))
             store(p2, i, larger(b + even + 4 * even2, zero))
             store(p3, i, larger(b + odd + 8 * odd2 + load(p5, i), zero))
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply_tile_in_halves(
+    x: F32, at: int, step: int, depth: int, weights: F32, block: int, out: F32, o: int, stride: int
+) -> None:
+    """Multiply six pixels with a block of weights, of two vectors: twelve sums in registers."""
+    at1, at2, at3, at4, at5 = at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step
+    a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = e0 = e1 = f0 = f1 = every(np.float32(0))
+    for k in range(depth):
+        w0, w1 = load(weights, block + BLOCK * k), load(weights, block + BLOCK * k + LANES)
+        v = load_one(x, at + k)
+        a0, a1 = a0 + v * w0, a1 + v * w1
+        v = load_one(x, at1 + k)
+        b0, b1 = b0 + v * w0, b1 + v * w1
+        v = load_one(x, at2 + k)
+        c0, c1 = c0 + v * w0, c1 + v * w1
+        v = load_one(x, at3 + k)
+        d0, d1 = d0 + v * w0, d1 + v * w1
+        v = load_one(x, at4 + k)
+        e0, e1 = e0 + v * w0, e1 + v * w1
+        v = load_one(x, at5 + k)
+        f0, f1 = f0 + v * w0, f1 + v * w1
+    store(out, o, a0)
+    store(out, o + LANES, a1)
+    o += stride
+    store(out, o, b0)
+    store(out, o + LANES, b1)
+    o += stride
+    store(out, o, c0)
+    store(out, o + LANES, c1)
+    o += stride
+    store(out, o, d0)
+    store(out, o + LANES, d1)
+    o += stride
+    store(out, o, e0)
+    store(out, o + LANES, e1)
+    o += stride
+    store(out, o, f0)
+    store(out, o + LANES, f1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply_tile_whole(
+    x: F32, at: int, step: int, depth: int, weights: F32, block: int, out: F32, o: int, stride: int
+) -> None:
+    """Multiply twelve pixels with a block of weights, of one vector: twelve sums in registers."""
+    at1, at2, at3, at4, at5 = at + step, at + 2 * step, at + 3 * step, at + 4 * step, at + 5 * step
+    at6, second = at + 6 * step, o + 6 * stride
+    at7, at8, at9 = at6 + step, at6 + 2 * step, at6 + 3 * step
+    at10, at11 = at6 + 4 * step, at6 + 5 * step
+    a = b = c = d = e = f = g = h = p = q = r = s = every(np.float32(0))
+    for k in range(depth):
+        w = load(weights, block + BLOCK * k)
+        a = a + load_one(x, at + k) * w
+        b = b + load_one(x, at1 + k) * w
+        c = c + load_one(x, at2 + k) * w
+        d = d + load_one(x, at3 + k) * w
+        e = e + load_one(x, at4 + k) * w
+        f = f + load_one(x, at5 + k) * w
+        g = g + load_one(x, at6 + k) * w
+        h = h + load_one(x, at7 + k) * w
+        p = p + load_one(x, at8 + k) * w
+        q = q + load_one(x, at9 + k) * w
+        r = r + load_one(x, at10 + k) * w
+        s = s + load_one(x, at11 + k) * w
+    store(out, o, a)
+    store(out, o + stride, b)
+    store(out, o + 2 * stride, c)
+    store(out, o + 3 * stride, d)
+    store(out, o + 4 * stride, e)
+    store(out, o + 5 * stride, f)
+    store(out, second, g)
+    store(out, second + stride, h)
+    store(out, second + 2 * stride, p)
+    store(out, second + 3 * stride, q)
+    store(out, second + 4 * stride, r)
+    store(out, second + 5 * stride, s)
+
+
+#: What fits the processor, and how many pixels it takes at once.
+_multiply_tile, PIXELS = (
+    (_multiply_tile_whole, 12) if LANES == BLOCK else (_multiply_tile_in_halves, 6)
+)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -215,60 +299,26 @@ def _multiply(x: F32, step: int, depth: int, weights: F32, out: F32, n: int) -> 
     weights : ndarray, flat
         Of `in_blocks`.
     out : ndarray, flat
-        Written on: pixel by pixel, all channels with those that fill the last block. Holds six
+        Written on: pixel by pixel, all channels with those that fill the last block. Holds `PIXELS`
         pixels at least, as does `x`; where `n` is less, the others hold nothing of use.
     n : int
         Pixels.
     """
     channels = len(weights) // depth
     for c in range(0, channels, BLOCK):
-        block = c * depth
-        for start in range(0, n, 6):
-            pixel = min(start, max(n - 6, 0))  # the last six may be made again in part
-            x0 = pixel * step
-            x1, x2, x3, x4, x5 = (
-                x0 + step,
-                x0 + 2 * step,
-                x0 + 3 * step,
-                x0 + 4 * step,
-                x0 + 5 * step,
+        for start in range(0, n, PIXELS):
+            pixel = min(start, max(n - PIXELS, 0))  # the last ones may be made again in part
+            _multiply_tile(
+                x,
+                pixel * step,
+                step,
+                depth,
+                weights,
+                c * depth,
+                out,
+                pixel * channels + c,
+                channels,
             )
-            a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = e0 = e1 = f0 = f1 = eight(np.float32(0))
-            for k in range(depth):
-                w0, w1 = (
-                    load(weights, block + BLOCK * k),
-                    load(weights, block + BLOCK * k + LANES),
-                )
-                v = load_one(x, x0 + k)
-                a0, a1 = a0 + v * w0, a1 + v * w1
-                v = load_one(x, x1 + k)
-                b0, b1 = b0 + v * w0, b1 + v * w1
-                v = load_one(x, x2 + k)
-                c0, c1 = c0 + v * w0, c1 + v * w1
-                v = load_one(x, x3 + k)
-                d0, d1 = d0 + v * w0, d1 + v * w1
-                v = load_one(x, x4 + k)
-                e0, e1 = e0 + v * w0, e1 + v * w1
-                v = load_one(x, x5 + k)
-                f0, f1 = f0 + v * w0, f1 + v * w1
-            o = pixel * channels + c
-            store(out, o, a0)
-            store(out, o + LANES, a1)
-            o += channels
-            store(out, o, b0)
-            store(out, o + LANES, b1)
-            o += channels
-            store(out, o, c0)
-            store(out, o + LANES, c1)
-            o += channels
-            store(out, o, d0)
-            store(out, o + LANES, d1)
-            o += channels
-            store(out, o, e0)
-            store(out, o + LANES, e1)
-            o += channels
-            store(out, o, f0)
-            store(out, o + LANES, f1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -278,7 +328,7 @@ def project(x: F32, weights: F32, bias: F32, out: F32) -> None:
     Parameters
     ----------
     x : ndarray, shape (rows, W, C), float32
-        W is 6 at least.
+        W is `PIXELS` at least.
     weights : ndarray, float32
         Of `in_blocks`.
     bias : ndarray, float32
@@ -432,7 +482,7 @@ def compare(a: F32, b: F32, out: U8) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _dot(a: F32, a_first: int, b: F32, b_first: int, n: int) -> float:
-    total = eight(np.float32(0))
+    total = every(np.float32(0))
     for i in range(0, n, LANES):
         total = total + load(a, a_first + i) * load(b, b_first + i)
     made: float = lane_sum(total)
