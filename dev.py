@@ -306,7 +306,11 @@ def test(args: list[str]) -> int:
     has_screen = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ) or shutil.which("Xvfb")
     if sys.platform.startswith("linux") and not has_screen:
         raise Stop("Tests that open a viewer need a screen: install Xvfb, the virtual one.")
-    return run_all([*checks(), ("pytest", [tool("pytest"), *args])])
+    # A test file at a time to each process: what its tests share is made once. More processes than
+    # this would have more windows and jobs open than small machines have memory for; `-n 0` in the
+    # arguments runs all in one.
+    several = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile")
+    return run_all([*checks(), ("pytest", [tool("pytest"), *several, *args])])
 
 
 def main(argv: list[str]) -> int:
