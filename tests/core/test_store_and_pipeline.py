@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,12 @@ import zarr
 from napari_cad.core.agglomerations import agglomerate
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
-from napari_cad.core.config import AgglomerationConfig, InferenceConfig, SegmentationConfig
+from napari_cad.core.config import (
+    AgglomerationConfig,
+    FragmentConfig,
+    InferenceConfig,
+    SegmentationConfig,
+)
 from napari_cad.core.errors import ConfigError, StoreError, StoreMismatchError
 from napari_cad.core.events import Finished, SectionDone, StageStarted, Warned
 from napari_cad.core.fragments import section_fragments
@@ -24,7 +31,10 @@ from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.pipeline import segment_volume
 from napari_cad.core.readers import open_volume
-from napari_cad.core.store import SegmentationStore, is_store
+from napari_cad.core.region_graph import section_edges
+from napari_cad.core.store import RECIPES, SegmentationStore, is_store
+from napari_cad.core.store_layout import FORMAT
+from napari_cad.core.verify import Problem, verify_store
 from napari_cad.core.volume import EMVolume
 
 N_SECTIONS = 4
@@ -186,6 +196,51 @@ def test_another_volume_checkpoint_or_setting_is_refused_with_both_values(
     )
     with pytest.raises(StoreMismatchError, match=r"intensity\.invert: the store has False"):
         list(segment_volume(volume, checkpoint, inverted, finished.path))
+
+
+def with_recipe(path, recipe, store_format=FORMAT):
+    """Let a store be one that another version has begun."""
+    group = zarr.open_group(path, mode="r+")
+    settings = dict(group.attrs["napari_cad"])
+    settings["format"] = store_format
+    settings["signature"].pop("recipe")
+    settings["signature"].update({} if recipe is None else {"recipe": recipe})
+    group.attrs["napari_cad"] = settings
+
+
+@pytest.mark.parametrize(
+    ("recipe", "store_format", "said"),
+    [
+        (None, 2, r"recipe\.fragments: the store has 1, this run 2"),
+        (None, 1, r"recipe\.edges: the store has 1, this run 2"),
+        ({"fragments": 3, "edges": 2}, 2, r"recipe\.fragments: the store has 3, this run 2"),
+    ],
+)
+def test_a_run_begun_by_another_recipe_is_refused_but_can_be_looked_at(
+    volume, checkpoint, config, finished, tmp_path, recipe, store_format, said
+):
+    path = shutil.copytree(finished.path, tmp_path / "run.zarr")
+    with_recipe(path, recipe, store_format)
+    with pytest.raises(StoreMismatchError, match=rf"{said}.*would mix both.*can be viewed"):
+        list(segment_volume(volume, checkpoint, config, path))
+
+    store = SegmentationStore.open(path, mode="a")
+    assert np.array_equal(store.lut(), finished.lut())
+    assert agglomerate(store, "mean") is None
+    assert not [e for e in verify_store(path) if isinstance(e, Problem)]
+
+
+def test_recipes_are_raised_when_results_change():
+    """Where other results are wanted, raise the recipe of the stage, and the digests with it."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 66, 66))
+    windows = np.lib.stride_tricks.sliding_window_view(noise, (3, 3), (2, 3))
+    affinities = np.clip(4 * (windows.sum((-2, -1)) // 9 - 128) + 128, 0, 255).astype(np.uint8)
+    above, below = (section_fragments(section, FragmentConfig()) for section in affinities)
+    edges = section_edges(below + above.max(), affinities[1], 1, above).to_array()
+    made = {"fragments": below, "edges": edges.round(3) + 0.0}
+    digests = {k: hashlib.sha256(v.tobytes()).hexdigest()[:12] for k, v in made.items()}
+    assert digests == {"fragments": "e6421a224d69", "edges": "e0c02704b503"}
+    assert RECIPES == {"fragments": 2, "edges": 2}
 
 
 def test_a_moved_volume_is_the_same_volume(volume, checkpoint, config, finished, tmp_path):

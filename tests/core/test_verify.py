@@ -12,13 +12,15 @@ import zarr
 from typer.testing import CliRunner
 
 from napari_cad.cli._app import app
+from napari_cad.core import section_tasks
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.config import InferenceConfig, SegmentationConfig
 from napari_cad.core.errors import StoreError
-from napari_cad.core.events import SectionDone
+from napari_cad.core.events import SectionDone, Warned
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.pipeline import segment_volume
+from napari_cad.core.store import SegmentationStore
 from napari_cad.core.synthetic import synthetic_em
 from napari_cad.core.verify import Problem, Verified, verify_store
 from napari_cad.core.volume import EMVolume
@@ -130,6 +132,57 @@ def test_a_damaged_chunk_is_found(run, array, damage):
 
     assert all(problem.startswith("section 1") for problem in problems_of(run)[:1])
     assert problems_of(run)
+
+
+def make_foreign(run):
+    """Move a pixel to its neighbour's fragment, as another recipe might, in an old store."""
+    group = zarr.open_group(run, mode="r+")
+    settings = dict(group.attrs["napari_cad"])
+    del settings["signature"]["recipe"]
+    group.attrs["napari_cad"] = settings
+    store = SegmentationStore.open(run, mode="a")
+    fragments = store.read_fragments(1)
+    y, x = next(
+        (y, x)
+        for y, x in np.argwhere(fragments[:, 1:] != fragments[:, :-1])
+        if (fragments == fragments[y, x]).sum() > 5
+    )
+    fragments[y, x] = fragments[y, x + 1]
+    store.fragments[1] = fragments
+    return store
+
+
+def test_fragments_of_another_recipe_are_told_of_and_no_problem(run):
+    store = make_foreign(run)
+    for z in (1, 2):
+        store._mark("edges", z, -1)
+        section_tasks.make_edges(str(run), z)
+    del zarr.open_group(run, mode="r+")["graph"], zarr.open_group(run, mode="r+")["agglomeration"]
+    zarr.open_group(run, mode="r+").create_group("agglomeration")
+    section_tasks.agglomerate_run(str(run), store.config.agglomeration)
+
+    events = list(verify_store(run))
+
+    assert events[-1] == Verified(0, 3)
+    (warned,) = [event for event in events if isinstance(event, Warned)]
+    assert "1 of 3 sections have other fragments" in warned.message
+    assert "recipe 1 of fragments, this version has recipe 2" in warned.message
+
+
+@pytest.mark.parametrize(
+    ("array", "at", "expected"),
+    [
+        ("fragments/0", (1, 3, 3), "section 1: the ids of its fragments are not"),
+        ("marks/fragments", 1, "section 1: the ids of its fragments are not"),
+        ("edges/1", (0, 2), "section 1: the edges are not those"),
+    ],
+)
+def test_what_does_not_follow_from_fragments_of_another_recipe_is_found(run, array, at, expected):
+    make_foreign(run)
+    values = zarr.open_group(run, mode="r+")[array]
+    values[at] = np.asarray(values[at]) * 2 + 1
+
+    assert any(problem.startswith(expected) for problem in problems_of(run))
 
 
 def test_a_mark_without_what_comes_before_it_is_found(run):

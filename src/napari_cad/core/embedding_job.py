@@ -270,7 +270,7 @@ class _Setting:
             config = options.config(volume, loaded.metadata)
         else:
             made_from = {"volume": volume.signature(), "checkpoint": loaded.sha256}
-            store.check_signature({**store.settings["signature"], **made_from})
+            store.check_signature({**store.signature, **made_from})
             config = store.config
         preprocessing = Preprocessing.of(config.intensity.resolve(volume), config.fit)
         network = adapt(

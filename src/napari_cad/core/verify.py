@@ -5,13 +5,16 @@ edges from the fragments, columns of the graph from the tables of its sections, 
 scores from the merge history, and compared number for number. In memory are two sections at most, a
 merge history and one number per edge. The affinities themselves would need the network: they are
 read, since a damaged chunk fails to decompress, and nothing more.
+
+A run that another recipe of fragments made (`napari_cad.core.store.RECIPES`) has fragments that
+this version cannot make again. That is told, and of them only the ids are checked.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +24,7 @@ from napari_cad.core.fragments import section_fragments
 from napari_cad.core.merge_tree import MergeTree
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.sorted_edges import sorted_edges
-from napari_cad.core.store import STAGES, SegmentationStore
+from napari_cad.core.store import RECIPES, STAGES, SegmentationStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +64,8 @@ def verify_store(path: str | Path) -> Iterator[Event]:
     Event
         `StageStarted`, a `SectionDone` per section, a `Problem` wherever something is wrong, and
         `Verified` at the end. A section that is marked as done is checked as far as it is marked; a
-        run that is not finished has no problem for that alone.
+        run that is not finished has no problem for that alone, and neither has one of another
+        recipe of fragments, which is warned of.
 
     Raises
     ------
@@ -71,21 +75,49 @@ def verify_store(path: str | Path) -> Iterator[Event]:
     store = SegmentationStore.open(path)
     n_sections = store.n_sections
     yield StageStarted("verification", n_sections)
-    n_problems = 0
+    n_problems = n_foreign = 0
     prev: npt.NDArray[np.uint32] | None = None
+    recipe = store.signature["recipe"]["fragments"]
     # once: they are as many small files as there are sections
     counts, offsets = store.counts("fragments"), store.fragment_offsets
     for z in range(n_sections):
-        problems, prev = _check_section(store, z, prev, int(offsets[z]), int(counts[z]))
-        for message in problems:
+        checked = _check_section(store, z, prev, int(offsets[z]), int(counts[z]), recipe)
+        prev = checked.fragments
+        n_foreign += checked.foreign
+        for message in checked.problems:
             n_problems += 1
             yield Problem(f"section {z}: {message}", z)
         yield SectionDone("verification", z, z + 1, n_sections)
+    if n_foreign:
+        yield Warned(
+            f"{n_foreign} of {n_sections} sections have other fragments than this version of "
+            f"napari-cad makes: the run is of recipe {recipe} of fragments, this version has "
+            f"recipe {RECIPES['fragments']}. Whether they follow from the affinities was not "
+            "checked, what follows from them was"
+        )
     if n_problems == 0 and store.sections_done("edges").all():
         for message in chain(_check_graph(store), _check_agglomerations(store)):
             n_problems += 1
             yield Problem(message)
     yield Verified(n_problems, n_sections)
+
+
+class _Checked(NamedTuple):
+    """What was found of a section.
+
+    Attributes
+    ----------
+    problems : list of str
+        What is wrong with it.
+    fragments : ndarray, optional
+        Those that it should have.
+    foreign : bool
+        Whether they are taken as they are, since another recipe made them.
+    """
+
+    problems: list[str]
+    fragments: npt.NDArray[np.uint32] | None = None
+    foreign: bool = False
 
 
 def _check_section(
@@ -94,36 +126,43 @@ def _check_section(
     prev: npt.NDArray[np.uint32] | None,
     offset: int,
     count: int,
-) -> tuple[list[str], npt.NDArray[np.uint32] | None]:
-    """List what is wrong with section `z`, and give the fragments that it should have."""
+    recipe: int,
+) -> _Checked:
     done = [stage for stage in STAGES if store.is_done(stage, z)]
     if done != list(STAGES[: len(done)]):
-        return [f"{done[-1]} are marked as done, but what they are made from is not"], None
+        return _Checked([f"{done[-1]} are marked as done, but what they are made from is not"])
     if not done:
-        return [], None
+        return _Checked([])
     try:
         affinities = store.read_affinities(z)
     except _UNREADABLE as error:
-        return [f"the affinities cannot be read ({_line(error)})"], None
+        return _Checked([f"the affinities cannot be read ({_line(error)})"])
     if "fragments" not in done:
-        return [], None
+        return _Checked([])
     try:
         fragments = store.read_fragments(z)
     except _UNREADABLE as error:
-        return [f"the fragments cannot be read ({_line(error)})"], None
+        return _Checked([f"the fragments cannot be read ({_line(error)})"])
 
     problems = []
     expected = section_fragments(affinities, store.config.fragments)
     expected[expected > 0] += np.uint32(offset)
     n_expected = int(expected.max(initial=offset)) - offset
-    if n_expected != count:
-        problems.append(f"{count} fragments are counted, the affinities give {n_expected}")
-    if not np.array_equal(fragments, expected):
-        wrong = np.count_nonzero(fragments != expected)
-        problems.append(f"{wrong} voxels are in other fragments than the affinities give")
+    wrong = np.count_nonzero(fragments != expected)
+    foreign = wrong > 0 and recipe != RECIPES["fragments"]
+    if foreign:
+        expected = fragments
+        ids = np.unique(fragments)
+        if not np.array_equal(ids[ids > 0], np.arange(offset + 1, offset + count + 1)):
+            problems.append(f"the ids of its fragments are not {offset + 1} to {offset + count}")
+    else:
+        if n_expected != count:
+            problems.append(f"{count} fragments are counted, the affinities give {n_expected}")
+        if wrong:
+            problems.append(f"{wrong} voxels are in other fragments than the affinities give")
     if "edges" in done and not problems and (z == 0 or prev is not None):
         problems += _check_tables(store, z, affinities, fragments, prev)
-    return problems, expected
+    return _Checked(problems, expected, foreign)
 
 
 def _check_tables(

@@ -1,0 +1,158 @@
+"""What lies where in a store, and an empty one.
+
+::
+
+    RUN.zarr/                  attribute "napari_cad": format, signature, config, volume, ...
+    ├─ affinities/0            (3, Z, Y, X) uint8, chunks (3, 1, 512, 512); an OME-Zarr image
+    ├─ fragments/0             (Z, Y, X) uint32, unique over the volume, 0 = background; the same
+    ├─ marks/STAGE             (Z,) int64: −1, or how many things the stage made of the section
+    ├─ edges/Z                 (n, 9) float64: edges inside section Z and to section Z − 1
+    ├─ fragment_table/Z        (n, 11) float64: size, bounding box and centroid of each fragment
+    ├─ graph/…                 columns of the whole region graph; see `stored_graph`
+    ├─ agglomeration/FUNCTION/ merge history, merge tree, join scores, and, where small segments
+    │                          have been absorbed, the forest; see `stored_agglomeration`
+    ├─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
+    └─ scratch                 while a run goes on only; see `napari_cad.core.scratch`
+
+A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
+marked is whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import zarr
+from zarr.codecs import BloscCodec
+from zarr.errors import ContainsArrayError, GroupNotFoundError
+
+from napari_cad.core.errors import StoreError
+from napari_cad.core.locations import as_path, location, remote_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+    from napari_cad.core.config import SegmentationConfig
+    from napari_cad.core.locations import Location
+    from napari_cad.core.volume import EMVolume
+
+#: Version of the layout; raised when an older package could not read the store rightly.
+FORMAT = 2
+
+#: Attribute of the group that makes it a store.
+ATTRIBUTE = "napari_cad"
+
+Stage = Literal["affinities", "fragments", "edges"]
+STAGES: tuple[Stage, ...] = ("affinities", "fragments", "edges")
+
+#: Mark of a section that a stage has not finished.
+NOT_DONE = -1
+
+_CHUNK = 512
+_AFFINITY_CODEC = BloscCodec(typesize=1, cname="zstd", clevel=3, shuffle="bitshuffle")
+_FRAGMENT_CODEC = BloscCodec(typesize=4, cname="zstd", clevel=3, shuffle="shuffle")
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether `path`, or URL, is the folder of a store; reads its metadata only.
+
+    Raises
+    ------
+    StoreError
+        If it is a URL and nothing answers there.
+    """
+    place = location(path)
+    try:
+        if not (as_path(place) / "zarr.json").is_file():
+            return False
+    except remote_errors() as error:
+        raise StoreError(f"{place} cannot be looked at ({error})") from error
+    try:
+        return ATTRIBUTE in zarr.open_group(place, mode="r").attrs
+    except (GroupNotFoundError, ContainsArrayError, ValueError):
+        return False
+
+
+def make_empty(
+    place: Location,
+    *,
+    volume: EMVolume,
+    checkpoint: CheckpointMetadata,
+    config: SegmentationConfig,
+    signature: dict[str, Any],
+) -> zarr.Group:
+    """Make an empty store at a free place; arguments as for `SectionStore.create`."""
+    group = zarr.open_group(place, mode="a", zarr_format=3)
+    n_sections, height, width = volume.shape
+    chunk = (min(_CHUNK, height), min(_CHUNK, width))
+    _image_group(group, "affinities", volume, channels=True).create_array(
+        "0",
+        shape=(3, n_sections, height, width),
+        chunks=(3, 1, *chunk),
+        dtype="uint8",
+        compressors=_AFFINITY_CODEC,
+        dimension_names=("c", "z", "y", "x"),
+    )
+    _image_group(group, "fragments", volume, channels=False).create_array(
+        "0",
+        shape=(n_sections, height, width),
+        chunks=(1, *chunk),
+        dtype="uint32",
+        compressors=_FRAGMENT_CODEC,
+        dimension_names=("z", "y", "x"),
+    )
+    marks = group.create_group("marks")
+    for stage in STAGES:
+        marks.create_array(
+            stage,
+            shape=(n_sections,),
+            chunks=(1,),
+            dtype="int64",
+            fill_value=NOT_DONE,
+            compressors=None,
+        )
+    for name in ("edges", "fragment_table", "agglomeration"):
+        group.create_group(name)
+    # last, so that a store that was cut short while it was made is not taken for one
+    group.attrs[ATTRIBUTE] = {
+        "format": FORMAT,
+        "signature": signature,
+        "config": config.to_json(),
+        "volume": {
+            "name": volume.name,
+            "shape": list(volume.shape),
+            "dtype": volume.dtype.name,
+            "voxel_size": None if volume.voxel_size is None else list(volume.voxel_size),
+            "origin": list(volume.origin),
+            "source": None if volume.source is None else volume.source.to_json(),
+            **({} if volume.bin == 1 else {"bin": volume.bin}),
+        },
+        "checkpoint": checkpoint.to_json(),
+    }
+    return group
+
+
+def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: bool) -> zarr.Group:
+    """Make a group with the metadata of an OME-Zarr 0.5 image, so that other viewers open it."""
+    space: dict[str, Any] = {"type": "space"}
+    if volume.voxel_size is not None:
+        space["unit"] = "nanometer"
+    axes: list[dict[str, Any]] = [{"name": axis, **space} for axis in "zyx"]
+    scale = list(volume.voxel_size or (1.0, 1.0, 1.0))
+    origin = list(volume.origin)
+    if channels:
+        axes = [{"name": "c", "type": "channel"}, *axes]
+        scale, origin = [1.0, *scale], [0.0, *origin]
+    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(origin):
+        transforms.append({"type": "translation", "translation": origin})
+    multiscales = {
+        "name": name,
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
+    }
+    group = parent.create_group(name)
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscales]}
+    group.attrs["ome"] = ome
+    return group
