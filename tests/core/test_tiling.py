@@ -12,10 +12,12 @@ from napari_cad.core.tiling import ALIGNMENT, Padding, tile_spans
 @pytest.mark.parametrize("halo", [0, 16])
 def test_kept_parts_partition_the_axis_and_have_their_halo(size, tile, halo):
     times_kept = np.zeros(size, int)
-    for span in tile_spans(size, tile, halo):
+    spans = tile_spans(size, tile, halo)
+    assert len({span.read_stop - span.read_start for span in spans}) == 1
+    for span in spans:
         times_kept[span.keep] += 1
-        assert span.read_start == max(0, span.keep_start - halo)
-        assert span.read_stop == min(size, span.keep_stop + halo)
+        assert span.read_start <= max(0, span.keep_start - halo)
+        assert span.read_stop >= min(size, span.keep_stop + halo)
         assert tile is None or span.read_stop - span.read_start <= max(tile, ALIGNMENT)
         assert not any(
             edge % ALIGNMENT
@@ -24,6 +26,19 @@ def test_kept_parts_partition_the_axis_and_have_their_halo(size, tile, halo):
         axis = np.arange(size)
         assert np.array_equal(axis[span.read][span.keep_in_read], axis[span.keep])
     assert (times_kept == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("tile", "reads"),
+    [
+        (2048, [(0, 2048)]),
+        (1200, [(0, 1168), (880, 2048)]),  # 24 more than the half with its halo, and not needed
+        (1152, [(0, 880), (592, 1472), (1168, 2048)]),
+    ],
+)
+def test_tiles_are_as_few_and_as_small_as_possible(tile, reads):
+    spans = tile_spans(2048, tile, 144)
+    assert [(span.read_start, span.read_stop) for span in spans] == reads
 
 
 def test_a_tile_without_inside_is_refused():

@@ -7,7 +7,9 @@ most (`RECEPTIVE_RADIUS`), so a halo of at least that makes every kept voxel see
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from napari_cad.core.errors import ConfigError
 
@@ -89,7 +91,7 @@ def tile_spans(size: int, tile: int | None, halo: int) -> list[Span]:
     Returns
     -------
     list of Span
-        In order; each starts and ends at multiples of 16.
+        In order, all of one length; each starts and ends at multiples of 16.
 
     Raises
     ------
@@ -102,13 +104,20 @@ def tile_spans(size: int, tile: int | None, halo: int) -> list[Span]:
         )
     if tile is None or tile >= size:
         return [Span(0, size, 0, size)]
-    core = (tile - 2 * halo) // ALIGNMENT * ALIGNMENT
-    if core <= 0:
+    tile = tile // ALIGNMENT * ALIGNMENT
+    inside = tile - 2 * halo
+    if inside <= 0:
         raise ConfigError(
             f"a tile of {tile} voxels leaves nothing inside a halo of {halo} on each side: "
-            f"use a tile of at least {2 * halo + ALIGNMENT}"
+            f"use a tile of at least {smallest_tile(halo)}"
         )
+    # the outer two need a halo on one side only
+    count = max(2, math.ceil((size - 2 * halo) / inside))
+    # as few as possible, and then as small as possible
+    length = math.ceil((size + 2 * halo * (count - 1)) / count / ALIGNMENT) * ALIGNMENT
+    starts = [min(i * (length - 2 * halo), size - length) for i in range(count)]
+    edges = [0, *(start + halo for start in starts[1:]), size]
     return [
-        Span(max(0, start - halo), min(size, start + core + halo), start, min(size, start + core))
-        for start in range(0, size, core)
+        Span(start, start + length, *kept)
+        for start, kept in zip(starts, pairwise(edges), strict=True)
     ]
