@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -16,13 +21,14 @@ import pytest
 import torch
 
 import napari_cad
-from napari_cad.core import engines, section_tasks
+from napari_cad.core import cluster, engines, section_tasks
 from napari_cad.core._prediction_stage import _cut
 from napari_cad.core.adaptation import adapt
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+from napari_cad.core.cluster import GPU, Check, open_cluster
 from napari_cad.core.config import FitConfig, InferenceConfig, SegmentationConfig
-from napari_cad.core.engines import InlineEngine, ProcessEngine, Task, TaskFailed, open_cluster
+from napari_cad.core.engines import Task, TaskFailed
 from napari_cad.core.errors import (
     CheckpointError,
     ClusterError,
@@ -31,9 +37,11 @@ from napari_cad.core.errors import (
     StoreError,
     VolumeError,
 )
-from napari_cad.core.events import Finished, SectionDone, StageStarted
+from napari_cad.core.events import Finished, SectionDone, StageStarted, Warned
 from napari_cad.core.inference import AffinityPredictor
 from napari_cad.core.intensity import IntensityMapping
+from napari_cad.core.local_engines import InlineEngine, ProcessEngine
+from napari_cad.core.memory_plan import DASK, agglomeration_share, plan_memory, within_memory
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.pipeline import segment_volume
 from napari_cad.core.preprocessing import Preprocessing
@@ -308,7 +316,7 @@ def scheduler():
     options = {"nthreads": 1, "silence_logs": 50, "death_timeout": 60, "dashboard": False}
     workers = {
         i: {"cls": distributed.Nanny, "options": {**options, "host": host, "resources": resources}}
-        for i, (host, resources) in enumerate(zip(HOSTS, ({}, {engines.GPU: 1}), strict=True))
+        for i, (host, resources) in enumerate(zip(HOSTS, ({}, {GPU: 1}), strict=True))
     }
     specification = {
         "cls": distributed.Scheduler,
@@ -443,14 +451,82 @@ def test_a_worker_that_sees_other_files_is_named(volume, checkpoint, config, sch
         section_tasks.check_worker(address, "this run", source, wrong)
     with open_cluster(scheduler) as engine:
         engine.wait_for_workers(10, gpu=True)
+        arguments = ("/nowhere.zarr", "", source, None)
+        check = Check("elsewhere", section_tasks.check_worker, arguments)
         with pytest.raises(ClusterError, match=f"the worker tcp://{HOSTS[0]}.* cannot see.*napari"):
-            engine.everywhere(
-                "see", section_tasks.check_worker, "/nowhere.zarr", "", source, None, network=False
-            )
+            engine.require("see", check, network=False)
+
+
+@contextlib.contextmanager
+def joining(scheduler, *options, **environment):
+    """Let another worker join a scheduler, and leave it again."""
+    arguments = ["-m", "distributed.cli.dask_worker", scheduler, "--no-nanny", "--no-dashboard"]
+    arguments += ["--death-timeout", "60", "--name", "late", *options]
+    with distributed.Client(scheduler, set_as_default=False) as client:
+        before = len(client.scheduler_info(n_workers=-1)["workers"])
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            client.wait_for_workers(before + 1, timeout=60)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            while len(client.scheduler_info(n_workers=-1)["workers"]) > before:
+                time.sleep(0.05)
+
+
+def test_a_worker_that_joins_later_and_cannot_take_part_is_left_out(
+    volume, checkpoint, config, finished, scheduler, tmp_path
+):
+    """It has three threads, which a limit of memory does not allow, and would take most tasks."""
+    path = tmp_path / "run.zarr"
+    limited = replace(config, memory=4 * 10**9)
+    run = segment_volume(volume, checkpoint, limited, path, scheduler=scheduler)
+    events = []
+    for event in run:
+        events.append(event)
+        if isinstance(event, StageStarted) and event.stage == "affinities":
+            break
+    with joining(scheduler, "--nthreads", "3"):
+        events += run
+    assert same(path, finished)
+    (said,) = [event.message for event in events if isinstance(event, Warned)]
+    assert re.search(r"worker tcp://.* cannot take part .*it has 3 threads.*--nthreads 1", said)
+
+
+def test_a_run_ends_where_no_worker_is_left_that_can_take_part():
+    engine = InlineEngine()
+    unfit = engines.WorkerUnfit("it sees no store", "tcp://a:1")
+    again = pickle.loads(pickle.dumps(unfit))  # noqa: S301
+    assert (again.message, again.worker, again.may_pass) == ("it sees no store", "tcp://a:1", False)
+    failed: Future[None] = Future()
+    failed.set_exception(unfit)
+    engine.submit = lambda *_, network: failed
+    with pytest.raises(SectionError, match=r"no worker can take part.*tcp://a:1 says: it sees no"):
+        Task(engine, "section 1", fail, []).result()
+
+
+def test_a_limit_of_memory_is_one_of_each_worker(volume, checkpoint, config):
+    memory, size = 2 * 10**9, (2048, 2048)
+    planned = within_memory(replace(config, memory=memory, workers=7), size, size, 16, there=True)
+    alone = plan_memory(memory - DASK, size, config.inference, width=16, workers=0)
+    assert (planned.workers, planned.inference.memory) == (7, alone.step)
+    assert agglomeration_share(memory, there=True) == agglomeration_share(memory) - DASK
+    source = volume.source
+    made, _ = section_tasks.prepare_run_there(
+        source, str(checkpoint.path), checkpoint.sha256, replace(config, memory=memory)
+    )
+    here, _ = section_tasks.prepare_run(volume, checkpoint, replace(config, memory=memory))
+    assert made.inference.memory == here.inference.memory - DASK
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(engines, "_CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(cluster, "_CONNECT_TIMEOUT", 0.2)
     with (
         pytest.raises(ClusterError, match=r"expected a dask scheduler at tcp://127\.0\.0\.1:9"),
         open_cluster("tcp://127.0.0.1:9"),
@@ -470,12 +546,12 @@ def test_a_cluster_needs_an_extra(monkeypatch):
 def test_what_dask_says_of_lost_workers_is_told_in_our_words():
     killed = distributed.KilledWorker("task", SimpleNamespace(address="tcp://a:1"), 3)
     state = SimpleNamespace(exception=lambda: killed, cancelled=lambda: False)
-    error = engines._DaskFuture(state).exception()
+    error = cluster._DaskFuture(state).exception()
     assert isinstance(error, TaskFailed)
     assert "4 workers" in error.message
     assert not error.may_pass
     gone = SimpleNamespace(exception=lambda: None, cancelled=lambda: True)
-    assert "scheduler" in engines._DaskFuture(gone).exception().message
+    assert "scheduler" in cluster._DaskFuture(gone).exception().message
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def segment(
         typer.Option(
             metavar="4GB",
             help="All processes of the run together stay below this much main memory, whatever "
-            "the size of the volume; by default there is no limit.",
+            "the size of the volume; by default there is no limit. With --scheduler, each worker.",
             rich_help_panel=_RUN,
         ),
     ] = None,

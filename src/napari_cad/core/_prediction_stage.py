@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from napari_cad.core import section_tasks
+from napari_cad.core.cluster import Check
 from napari_cad.core.engines import ATTEMPTS, PAUSE, Task, expected_errors, failure, may_pass
 from napari_cad.core.errors import ConfigError, NapariCadError
 from napari_cad.core.section_tasks import Predictor, Student
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from napari_cad.core.adaptation import Statistics
     from napari_cad.core.checkpoint import Checkpoint
+    from napari_cad.core.cluster import DaskEngine
     from napari_cad.core.config import SegmentationConfig
-    from napari_cad.core.engines import DaskEngine
     from napari_cad.core.store import SegmentationStore
     from napari_cad.core.volume import EMVolume
 
@@ -151,7 +152,7 @@ class PredictionThere:
     Raises
     ------
     ConfigError
-        If the volume is in the memory of this process only, or the run has a limit of memory.
+        If the volume is in the memory of this process only.
     CheckpointError
         If the checkpoint is.
     """
@@ -169,11 +170,6 @@ class PredictionThere:
             raise ConfigError(
                 f"a cluster opens the volume by its address, and {volume.name} is in the memory "
                 "of this process only: write it into a file, or run without a scheduler"
-            )
-        if config.memory is not None:
-            raise ConfigError(
-                "a limit of memory is for runs on this machine; the workers of a cluster have "
-                "their own (dask worker --memory-limit)"
             )
         self._engine = engine
         self._source = volume.source
@@ -209,7 +205,7 @@ class PredictionThere:
         self._student = Student(student.checkpoint, student.sha256, student.config, measured)
 
     def begin(self, store: SegmentationStore, run: str) -> None:
-        """See `PredictionStage`; every worker is asked whether it sees what it needs.
+        """See `PredictionStage`; no worker has a task before it is seen that it sees what it needs.
 
         Raises
         ------
@@ -218,17 +214,14 @@ class PredictionThere:
         """
         self._store = store.address
         self._marks = store
-        what = "take part in this run"
         for network, student in ((False, None), (True, self._student)):
-            self._engine.everywhere(
-                what,
+            check = Check(
+                f"{run} {network}",
                 section_tasks.check_worker,
-                self._store,
-                run,
-                self._source,
-                student,
-                network=network,
+                (self._store, run, self._source, student),
+                one_thread=self._student.config.memory is not None,
             )
+            self._engine.require("take part in this run", check, network=network)
 
     def sections(self, missing: Sequence[int]) -> Iterator[int | None]:
         """See `PredictionStage`."""

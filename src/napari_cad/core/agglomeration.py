@@ -182,8 +182,8 @@ def agglomeration_memory(n_edges: int, n_fragments: int) -> int:
     Parameters
     ----------
     n_edges, n_fragments : int
-        Of the volume. In serial sections of 6 nm there are about 22,000 and 2,900 per million
-        voxels.
+        Of the volume. In serial sections of 6 nm (AC4, student AC34) there are 23,307 and 3,816 per
+        million voxels.
 
     Returns
     -------

@@ -6,6 +6,9 @@ for all of them together, the plan gives up speed in this order: worker processe
 then whole sections (the network sees tiles instead, with the same result), then the last worker.
 What is left when all is given up is the least that a run needs, and a limit below it is refused.
 
+On a cluster the limit is one of each worker, which does one thing at a time, but keeps the network
+while it makes fragments.
+
 The constants are resident memory as measured on Linux (benchmarks/bench_memory.py), rounded up.
 """
 
@@ -27,6 +30,8 @@ _MIB = 1 << 20
 CALLER = 430 * _MIB
 #: Of a process that makes fragments or agglomerates, before it has read anything.
 WORKER = 200 * _MIB
+#: What a worker of a cluster has besides: dask.
+DASK = 100 * _MIB
 #: Of one section on its way through the calling process: as read, mapped, padded, predicted and
 #: compressed. Bytes per voxel.
 CALLER_PER_VOXEL = 32
@@ -102,6 +107,7 @@ def plan_memory(
     width: int,
     workers: int,
     network_size: tuple[int, int] | None = None,
+    besides: int = 0,
 ) -> MemoryPlan:
     """Divide a limit among the parts of a run.
 
@@ -119,6 +125,8 @@ def plan_memory(
         As many processes as are wanted for fragments.
     network_size : tuple of int, optional
         Height and width at which the network sees a section, if not its own.
+    besides : int
+        Bytes that something else in the calling process takes.
 
     Returns
     -------
@@ -132,7 +140,7 @@ def plan_memory(
     """
     voxels = size[0] * size[1]
     height, length = network_size or size
-    caller = CALLER + CALLER_PER_VOXEL * max(voxels, height * length)
+    caller = CALLER + besides + CALLER_PER_VOXEL * max(voxels, height * length)
     worker = WORKER + FRAGMENTS_PER_VOXEL * voxels
     smallest = inference.tile or max(_SMALLEST_TILE, smallest_tile(inference.halo))
     whole = STEP_PER_VOXEL_AND_CHANNEL * width * height * length
@@ -157,7 +165,12 @@ def plan_memory(
 
 
 def within_memory(
-    config: SegmentationConfig, size: tuple[int, int], network_size: tuple[int, int], width: int
+    config: SegmentationConfig,
+    size: tuple[int, int],
+    network_size: tuple[int, int],
+    width: int,
+    *,
+    there: bool = False,
 ) -> SegmentationConfig:
     """Let a run keep its own limit.
 
@@ -167,6 +180,8 @@ def within_memory(
         Its `memory` is the limit; None changes nothing.
     size, network_size, width
         As for `plan_memory`.
+    there : bool
+        Whether the limit is one of each worker of a cluster.
 
     Returns
     -------
@@ -180,29 +195,33 @@ def within_memory(
     """
     if config.memory is None:
         return config
+    wanted = 0 if there else config.n_workers
     plan = plan_memory(
         config.memory,
         size,
         config.inference,
         width=width,
-        workers=config.n_workers,
+        workers=wanted,
         network_size=network_size,
+        besides=DASK if there else 0,
     )
-    workers = config.workers if plan.workers == config.n_workers else plan.workers
+    workers = config.workers if plan.workers == wanted else plan.workers
     return replace(config, workers=workers, inference=replace(config.inference, memory=plan.step))
 
 
-def agglomeration_share(memory: int) -> int:
+def agglomeration_share(memory: int, *, there: bool = False) -> int:
     """Give what of a limit is left for agglomeration, when prediction has given its memory back.
 
     Parameters
     ----------
     memory : int
         Bytes of main memory for all processes of the run together.
+    there : bool
+        Whether a worker of a cluster agglomerates, whose own limit it is.
 
     Returns
     -------
     int
         Bytes; at least 1.
     """
-    return max(1, memory - CALLER - WORKER)
+    return max(1, memory - CALLER - WORKER - (DASK if there else 0))

@@ -26,7 +26,8 @@ from napari_cad.core._prediction_stage import (
     PredictionThere,
 )
 from napari_cad.core.agglomerations import check_agglomeration
-from napari_cad.core.engines import GPU, DaskEngine, Task, open_cluster, open_local
+from napari_cad.core.cluster import GPU, DaskEngine, open_cluster
+from napari_cad.core.engines import Task
 from napari_cad.core.events import (
     Event,
     Finished,
@@ -35,6 +36,7 @@ from napari_cad.core.events import (
     StageStarted,
     Warned,
 )
+from napari_cad.core.local_engines import open_local
 from napari_cad.core.memory_plan import agglomeration_share
 from napari_cad.core.store import SegmentationStore, is_store
 from napari_cad.core.torch_memory import give_memory_back
@@ -159,6 +161,7 @@ def segment_volume(
                 yield from _judge(agreement.result())
                 agreement = None
             yield from fragments.advance()
+            yield from map(Warned, engine.notices())
         yield from fragments.finish()
         if agreement is not None:
             yield from _judge(agreement.result())
@@ -170,13 +173,15 @@ def segment_volume(
         give_memory_back()
 
         yield StageStarted("agglomeration", 1)
-        task = section_tasks.agglomerate_run
-        if isinstance(engine, DaskEngine):
-            made = Task(engine, "agglomeration", task, store.address, config.agglomeration)
+        there = isinstance(engine, DaskEngine)
+        share = None if config.memory is None else agglomeration_share(config.memory, there=there)
+        arguments = (store.address, config.agglomeration, share)
+        if there:
+            made = Task(engine, "agglomeration", section_tasks.agglomerate_run_there, *arguments)
             notice, n_fragments, n_segments = made.result()
         else:
-            share = None if config.memory is None else agglomeration_share(config.memory)
-            notice, n_fragments, n_segments = task(store.address, config.agglomeration, share)
+            notice, n_fragments, n_segments = section_tasks.agglomerate_run(*arguments)
+        yield from map(Warned, engine.notices())
         if notice is not None:
             yield notice
         yield SectionDone("agglomeration", n_sections - 1, 1, 1)

@@ -27,7 +27,7 @@ from napari_cad.core.fragments import section_fragments
 from napari_cad.core.memory_plan import within_memory
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore, run_signature
-from napari_cad.core.torch_memory import use_huge_pages
+from napari_cad.core.torch_memory import give_memory_back, use_huge_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +77,16 @@ class Student:
 
 
 def prepare_run(
-    volume: EMVolume, checkpoint: Checkpoint, config: SegmentationConfig
+    volume: EMVolume, checkpoint: Checkpoint, config: SegmentationConfig, *, there: bool = False
 ) -> tuple[SegmentationConfig, dict[str, Any]]:
     """Settle what depends on the volume and the device; reads a few sections.
+
+    Parameters
+    ----------
+    volume, checkpoint, config
+        As for `segment_volume`.
+    there : bool
+        Whether a limit of memory is one of each worker of a cluster.
 
     Returns
     -------
@@ -103,7 +110,7 @@ def prepare_run(
     size = volume.shape[1:]
     network_size = Preprocessing.of(config.intensity, config.fit).network_size(size)
     width = checkpoint.metadata.width if device.kind == "cpu" else 0
-    return within_memory(config, size, network_size, width), signature
+    return within_memory(config, size, network_size, width, there=there), signature
 
 
 def prepare_run_there(
@@ -111,7 +118,7 @@ def prepare_run_there(
 ) -> tuple[SegmentationConfig, dict[str, Any]]:
     """Settle the same on a worker; its precision becomes that of all workers."""
     found = _find_checkpoint(checkpoint, sha256)
-    config, signature = prepare_run(_open(source), found, config)
+    config, signature = prepare_run(_open(source), found, config, there=True)
     inference = replace(config.inference, precision=signature["precision"])
     return replace(config, inference=inference), signature
 
@@ -397,3 +404,13 @@ def agglomerate_run(
     notice = agglomerate(opened, chosen.merge_function, memory=memory)
     opened.choose_agglomeration(chosen.merge_function, chosen.threshold, chosen.absorb)
     return notice, opened.n_fragments, len(np.unique(opened.lut()[1:]))
+
+
+def agglomerate_run_there(
+    store: str, chosen: AgglomerationConfig, memory: int | None
+) -> tuple[Approximated | None, int, int]:
+    """Do the same on a worker, which may have a network that is not needed any more."""
+    with _loaded_lock:
+        _loaded.clear()
+    give_memory_back()
+    return agglomerate_run(store, chosen, memory)

@@ -57,7 +57,8 @@ class SegmentationOptions:
     workers : int, optional
         See `SegmentationConfig`.
     memory : int, optional
-        Bytes of main memory that all processes of the run together may take.
+        Bytes of main memory that all processes of the run together may take; with a scheduler,
+        each worker.
     augmentation : str
         Views of each pair that are averaged; see `napari_cad.core.augmented`.
     bin : int

@@ -148,7 +148,7 @@ def _check_section(
     expected = section_fragments(affinities, store.config.fragments)
     expected[expected > 0] += np.uint32(offset)
     n_expected = int(expected.max(initial=offset)) - offset
-    wrong = np.count_nonzero(fragments != expected)
+    wrong = int(np.count_nonzero(fragments != expected))
     foreign = wrong > 0 and recipe != RECIPES["fragments"]
     if foreign:
         expected = fragments
