@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from _race import cpu_seconds
 from bench_memory import sample_peak
 from napari_cad.core.memory_plan import format_memory, parse_memory
 from napari_cad.core.synthetic import synthetic_em
@@ -55,36 +55,49 @@ def make_volume(path: Path, n_sections: int, size: int) -> None:
     partial.rename(path)
 
 
-def cpu_seconds() -> float:
-    """Processor time of all processes that have ended below this one."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+class Measured:
+    """What the runs took so far, in a file that is always up to date.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.values: dict[str, Any] = {"peak": 0, "cpu": 0.0, "seconds": {}}
+        if path.exists():
+            self.values |= json.loads(path.read_text())
+        self._before = json.loads(json.dumps(self.values))
+        self._cpu_before = cpu_seconds()
+        self._first: dict[str, float] = {}
+
+    def peak(self, n_bytes: int) -> None:
+        """Take note of memory."""
+        self.values["peak"] = max(self.values["peak"], n_bytes)
+
+    def event(self, stage: str) -> None:
+        """Take note of an event of a stage."""
+        now = time.monotonic()
+        took = now - self._first.setdefault(stage, now)
+        self.values["seconds"][stage] = self._before["seconds"].get(stage, 0.0) + took
+        self.values["cpu"] = self._before["cpu"] + cpu_seconds() - self._cpu_before
+        self._path.write_text(json.dumps(self.values))
 
 
-def run(command: list[str], measured: dict[str, Any]) -> None:
+def run(command: list[str], measured: Measured) -> None:
     """Run a segmentation to its end, or until it is stopped; adds to what was measured."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peaks: list[int] = []
-    watcher = threading.Thread(target=lambda: peaks.append(sample_peak(process.pid)))
-    watcher.start()
+    threading.Thread(target=sample_peak, args=(process.pid, measured.peak), daemon=True).start()
     assert process.stdout is not None
-    times: dict[str, list[float]] = {}
-    before = cpu_seconds()
-    try:
-        for line in process.stdout:
-            event: dict[str, Any] = json.loads(line)
-            times.setdefault(event.get("stage", ""), []).append(time.monotonic())
-            if event["event"] != "SectionDone" or event["done"] % 16 == 0:
-                print(line, end="", flush=True)
-    finally:
-        process.wait()
-        watcher.join()
-        measured["peak"] = max(measured["peak"], *peaks)
-        measured["cpu"] = measured.get("cpu", 0.0) + cpu_seconds() - before
-        times.pop("", None)
-        for stage, at in times.items():
-            measured["seconds"][stage] = measured["seconds"].get(stage, 0.0) + at[-1] - at[0]
-    if process.returncode:
+    for line in process.stdout:
+        event: dict[str, Any] = json.loads(line)
+        if "stage" in event:
+            measured.event(event["stage"])
+        if event["event"] != "SectionDone" or event["done"] % 16 == 0:
+            print(line, end="", flush=True)
+    if process.wait():
         raise SystemExit(f"{command} failed")
 
 
@@ -98,26 +111,23 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="default")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    volume, kept = options.folder / "volume.zarr", options.folder / "measured.json"
+    volume = options.folder / "volume.zarr"
     make_volume(volume, options.sections, options.size)
-    measured = json.loads(kept.read_text()) if kept.exists() else {"peak": 0, "seconds": {}}
+    measured = Measured(options.folder / "measured.json")
     command = [
         sys.executable, "-m", "napari_cad", "segment", str(volume), "--json",
         "-c", options.checkpoint, "-o", str(options.folder / "run.zarr"),
         "--voxel-size", "30,6,6", "--memory", options.memory,
     ]  # fmt: skip
-    try:
-        run(command, measured)
-    finally:
-        kept.write_text(json.dumps(measured))
+    run(command, measured)
     voxels = options.sections * options.size**2
     print(
         f"{voxels / 1e9:.2f} gigavoxels under {format_memory(parse_memory(options.memory))}: peak "
-        f"{measured['peak'] / 1e9:.2f} GB"
+        f"{measured.values['peak'] / 1e9:.2f} GB"
     )
-    for stage, value in measured["seconds"].items():
+    for stage, value in measured.values["seconds"].items():
         print(f"{stage:16}{value:9.0f} s")
-    print(f"{'processors':16}{measured['cpu']:9.0f} s")
+    print(f"{'processors':16}{measured.values['cpu']:9.0f} s")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 
 from napari_cad.core.synthetic import synthetic_em
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def sample_peak(pid: int) -> int:
-    """Watch a process until it ends; the largest sum of resident bytes over its process tree."""
+
+def sample_peak(pid: int, report: Callable[[int], None] = lambda _: None) -> int:
+    """Watch a process until it ends; the largest sum of resident bytes over its process tree.
+
+    `report` is given it whenever it grows.
+    """
     watched, peak = psutil.Process(pid), 0
     while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
         total = 0
@@ -35,7 +42,9 @@ def sample_peak(pid: int) -> int:
                 total += one.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
-        peak = max(peak, total)
+        if total > peak:
+            peak = total
+            report(peak)
         time.sleep(0.05)
     return peak
 
