@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 
 #: Of the calling process with torch and everything else that it imports, before the first section.
-CALLER = 430 * _MIB
+CALLER = 450 * _MIB
 #: Of a process that makes fragments or agglomerates, before it has read anything.
 WORKER = 200 * _MIB
-#: What a worker of a cluster has besides: dask.
+#: What a worker of a cluster has besides: dask (18 MiB when idle), and what it sends and receives.
 DASK = 100 * _MIB
 #: Of one section on its way through the calling process: as read, mapped, padded, predicted and
 #: compressed. Bytes per voxel.
