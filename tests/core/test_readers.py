@@ -871,7 +871,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for name in ("missing.tif", "missing.h5:/raw", "folder"):
         with pytest.raises(VolumeError, match=f"{name.split(':')[0]}: .*nothing there"):
             open_volume(tmp_path / name)
-    with pytest.raises(VolumeError, match="memory://nothing/a.zarr: .*check the address"):
+    with pytest.raises(VolumeError, match=r"memory://nothing/a\.zarr: .*check the address"):
         open_volume("memory://nothing/a.zarr")
 
 
