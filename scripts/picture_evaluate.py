@@ -106,7 +106,7 @@ def evaluate_pictures(run: Path, folder: Path) -> list[Path]:
     from napari_cad.viewer.layers import LutLabels, Placement
 
     viewer, widget = opened(run, "Evaluate")
-    widget.arrows.setValue(ARROWS)
+    widget.arrows.number.setValue(ARROWS)
     store = SegmentationStore.open(run)
     layer = widget.segmentation.layer
     other = viewer.add_labels(

@@ -4,8 +4,8 @@
     python scripts/picture_fit.py [--output docs/images]
 
 The sample is given another contrast and noise, so that the embedded checkpoint does not know it any
-more. fit-before.png: the checkpoint as it is. fit.png: what Suggest has come to. Without a display
-it runs itself on a virtual screen. It takes two or three minutes.
+more. fit-before.png: the checkpoint as it is. fit.png: what Suggest has come to, and is used. Without
+a display it runs itself on a virtual screen. It takes two or three minutes.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def make_pictures(folder: Path) -> list[Path]:
     # what depends on this machine: how long it took
     text = f"{len(widget.suggestions.results)} settings; the best is in the preview."
     widget.suggestions.status.ended(text)
+    widget.use_button.click()
     made.append(picture(viewer, folder / "fit.png"))
     viewer.close()
     return made

@@ -72,7 +72,7 @@ def make_pictures(folder: Path, temporary: Path) -> None:
     segment.output.path.setText(str(temporary / "synthetic-EM_default.zarr"))
     viewer.dims.set_current_step(0, EARLY)
     segment.run()
-    wait(lambda: segment.runner.running and segment._progress.done > 2 * EARLY + 4)
+    wait(lambda: segment.runner.running and segment.runner.progress.done > 2 * EARLY + 4)
     segment.output.path.setText("synthetic-EM_default.zarr")  # not where it is on this machine
     picture("segment.png")
     wait(lambda: not segment.runner.running)

@@ -18,7 +18,6 @@ from napari_cad.core.errors import VolumeError
 from napari_cad.core.events import Finished, OutOfDomain, SectionDone, StageStarted, Warned
 from napari_cad.core.region_graph import section_edges, section_fragment_table
 from napari_cad.core.store import SegmentationStore
-from napari_cad.viewer.tasks import Segmented
 
 METADATA = CheckpointMetadata(name="pretended", training_data="none", licence="none")
 
@@ -32,7 +31,7 @@ def fragments_of(z, shape):
 
 
 def segment(volume, checkpoint, store_path, options, overwrite=False):
-    """Join the quadrants of all sections; the arguments of `napari_cad.viewer.tasks.segment`."""
+    """Join the quadrants of all sections; the arguments of `segmentation_job`."""
     how = Path(checkpoint).stem
     if how == "fails":
         raise VolumeError("expected dark membranes, got bright ones: set invert")
@@ -76,7 +75,6 @@ def segment(volume, checkpoint, store_path, options, overwrite=False):
     store.write_agglomeration(function, history)
     store.choose_agglomeration(function, config.agglomeration.threshold)
     yield SectionDone("agglomeration", n_sections - 1, 1, 1)
-    yield Segmented(store.lut())
     yield Finished(str(store.path), store.n_fragments, 4, 1.0)
 
 

@@ -71,9 +71,6 @@ def test_the_section_on_screen_is_read_once_for_all_luts():
     np.testing.assert_array_equal(labels[1, 1:, ::2], other[fragments[1, 1:, ::2]])
     np.testing.assert_array_equal(labels[0], other[fragments[0]])  # as napari reads it now and then
     np.testing.assert_array_equal(labels[1], other[fragments[1]])
-    np.testing.assert_array_equal(labels[2], other[fragments[2]])
-    np.testing.assert_array_equal(labels[0], other[fragments[0]])
-    assert not labels[1].any()  # others have taken its place
 
 
 KEYS = [

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_cad.viewer import turns as module
 from napari_cad.viewer.embedding_layers import SectionCache
 from napari_cad.viewer.turns import Turns, in_turn
 
@@ -74,3 +77,36 @@ def test_provisional_sections_are_shown_until_there_are_better_ones():
     assert 1 in cache
     assert not cache.is_provisional(1)
     np.testing.assert_array_equal(cache[1], red)
+
+
+def test_after_a_long_turn_qt_is_next_and_not_another_queue(qtbot, monkeypatch):
+    monkeypatch.setattr(module, "_REST", 0.2)
+    owner, done = QObject(), []
+    first, second = Turns(owner), Turns(owner)
+
+    def act(name):
+        QTimer.singleShot(50, lambda: done.append(f"{name} painted"))
+        time.sleep(0.06)  # both queues are due by then
+        done.append(name)
+
+    first.then(lambda: act("a"))
+    second.then(lambda: act("b"))
+    qtbot.waitUntil(lambda: len(done) == 4, timeout=PATIENCE)
+    assert done == ["a", "a painted", "b", "b painted"]
+
+
+def test_what_is_waited_for_comes_before_what_follows(qtbot, monkeypatch):
+    owner, done, ready = QObject(), [], []
+    turns = Turns(owner)
+    turns.when(lambda: True, lambda: done.append("at once"))
+    assert done == ["at once"]
+    turns.when(lambda: bool(ready), lambda: done.append("ready"))
+    turns.then(lambda: done.append("after"))
+    qtbot.wait(100)
+    assert done == ["at once"]
+    ready.append(True)
+    qtbot.waitUntil(lambda: not turns.busy, timeout=PATIENCE)
+    assert done == ["at once", "ready", "after"]
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
+    turns.when(lambda: False, lambda: done.append("no longer"))
+    qtbot.waitUntil(lambda: done[-1] == "no longer", timeout=PATIENCE)

@@ -89,8 +89,8 @@ def test_the_map_follows_the_section_on_screen(pretended, qtbot):
     viewer.dims.set_current_step(0, 5)
     wait_for(qtbot, viewer, colour_of(5))
     assert widget.line.text() == "Section 5"
-    assert "50 + " in widget.explained.text()
-    assert "= 80 %" in widget.explained.text()
+    assert "50 + " in widget.kind.explained.text()
+    assert "= 80 %" in widget.kind.explained.text()
     assert sum(role_of(layer) == "embedding_rgb" for layer in viewer.layers) == 1
 
 
@@ -114,14 +114,14 @@ def test_the_two_embeddings_never_share_a_layer(pretended, qtbot):
     viewer, widget = pretended
     widget.live_button.click()
     wait_for(qtbot, viewer, colour_of(2))
-    widget.which.setCurrentIndex(1)
+    widget.kind.which.setCurrentIndex(1)
     wait_for(qtbot, viewer, colour_of(2, "embedding_prev"), role="embedding_prev_rgb")
     assert shown(viewer) == colour_of(2)
     assert "earlier of (z, z + 1)" in find_layer(viewer, "embedding_prev_rgb", LIVE).name
-    qtbot.waitUntil(lambda: "40 + " in widget.explained.text().replace("</span>", ""))
-    widget.normalised.setChecked(False)
+    qtbot.waitUntil(lambda: "40 + " in widget.kind.explained.text().replace("</span>", ""))
+    widget.kind.normalised.setChecked(False)
     wait_for(qtbot, viewer, colour_of(2, "embedding_prev", False), role="embedding_prev_rgb")
-    widget.normalised.setChecked(True)
+    widget.kind.normalised.setChecked(True)
     assert shown(viewer, "embedding_prev_rgb") == colour_of(2, "embedding_prev")  # at once
 
 
@@ -208,7 +208,7 @@ def click(widget, position, moved_to=(0, 0), **more):
     event = SimpleNamespace(
         type="mouse_press", button=1, modifiers=(), pos=(0, 0), position=position, **more
     )
-    generator = widget.on_mouse(event)
+    generator = widget.pick_button.on_mouse(event)
     for kind, pos in (
         ("mouse_press", (0, 0)),
         ("mouse_move", moved_to),
@@ -225,7 +225,7 @@ def world(z, y, x):
 @pytest.mark.parametrize(("index", "beside"), [(0, 1), (1, 3)])
 def test_a_click_shows_the_similarity_in_both_sections_of_the_pair(pretended, qtbot, index, beside):
     viewer, widget = pretended
-    widget.which.setCurrentIndex(index)
+    widget.kind.which.setCurrentIndex(index)
     widget.live_button.click()
     widget.pick_button.click()
     assert len(viewer.mouse_drag_callbacks) >= 1
@@ -353,7 +353,7 @@ def test_the_whole_way_once_with_a_real_network(docked, run, checkpoint, qtbot):
     stored = SegmentationStore.open(run).embedding_map("embedding")
     assert stored.sections_done().all()
     np.testing.assert_array_equal(stored.read(3), live)
-    assert f"{100 * sum(stored.basis.explained):.0f} %" in widget.explained.text()
+    assert f"{100 * sum(stored.basis.explained):.0f} %" in widget.kind.explained.text()
     layer = find_layer(viewer, "embedding_rgb", run)
     np.testing.assert_array_equal(layer.data[1], stored.read(1))
 

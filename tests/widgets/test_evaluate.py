@@ -168,16 +168,16 @@ def test_which_arrows_are_shown(ready, qtbot):
     viewer, widget = ready
     evaluate(widget, qtbot)
     layers = widget.shown.layers
-    widget.kinds["merge"].setChecked(False)
+    widget.arrows.kinds["merge"].setChecked(False)
     assert list(layers.arrows.features["error"]) == ["split"]
-    widget.arrows.setValue(0)
+    widget.arrows.number.setValue(0)
     assert len(layers.arrows.data) == len(layers.places.data) == 0
-    widget.arrows.setValue(50)
-    widget.kinds["merge"].setChecked(True)
+    widget.arrows.number.setValue(50)
+    widget.arrows.kinds["merge"].setChecked(True)
     assert len(layers.arrows.data) == 2
     n_layers = len(viewer.layers)
     viewer.layers.remove(layers.arrows)
-    widget.arrows.setValue(51)
+    widget.arrows.number.setValue(51)
     wait_for_layers(widget, qtbot)
     assert len(viewer.layers) == n_layers
 

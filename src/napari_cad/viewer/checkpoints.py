@@ -70,11 +70,12 @@ def checkpoints_in(folder: Path | None) -> list[Path]:
 
 def needs_download(name_or_path: str) -> PublishedCheckpoint | None:
     """Tell whether this is a published checkpoint that is not on this computer yet."""
+    if name_or_path not in PUBLISHED:
+        return None
+    # brings the download library, for which Run would have to wait
     from napari_cad.core.registry import cached_published
 
-    if name_or_path not in PUBLISHED or cached_published(name_or_path) is not None:
-        return None
-    return PUBLISHED[name_or_path]
+    return None if cached_published(name_or_path) is not None else PUBLISHED[name_or_path]
 
 
 def _metadata(published: PublishedCheckpoint) -> CheckpointMetadata:

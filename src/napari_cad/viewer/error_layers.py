@@ -24,6 +24,7 @@ from napari_cad.viewer.layers import (
     tag,
     volume_from_layer,
 )
+from napari_cad.viewer.read_ahead import read_ahead
 from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
@@ -253,7 +254,12 @@ def ids_text(ids: tuple[int, int]) -> str:
     return str(ids[0]) if ids[0] == ids[1] else f"{ids[0]} | {ids[1]}"
 
 
-def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) -> None:
+def go_to(
+    viewer: ViewerModel,
+    placement: Placement,
+    position: Sequence[float],
+    turns: Turns | None = None,
+) -> None:
     """Show a place: its section, in the middle, near enough.
 
     Parameters
@@ -264,8 +270,19 @@ def go_to(viewer: ViewerModel, placement: Placement, position: Sequence[float]) 
         Of the layer that the position belongs to.
     position : sequence of float
         (z, y, x) in voxels of that layer.
+    turns : Turns, optional
+        Where given, the section is read in a thread before it is shown.
     """
-    go_to_world(viewer, placement.to_world(position).tolist(), placement)
+    world = placement.to_world(position).tolist()
+    if turns is None:
+        go_to_world(viewer, world, placement)
+        return
+    point = [*viewer.dims.point[: viewer.dims.ndim - len(world)], *world]
+    reading = read_ahead(viewer, point)
+    turns.when(
+        lambda: all(section.done() for section in reading),
+        partial(go_to_world, viewer, world, placement),
+    )
 
 
 def go_to_world(viewer: ViewerModel, world: Sequence[float], placement: Placement) -> None:

@@ -6,11 +6,10 @@ run shows `lut[fragments]`, so that a new segmentation is a new LUT.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from napari.layers import Labels
@@ -20,9 +19,11 @@ from napari_cad.core._lazy import CroppedArray, LazyArray
 from napari_cad.core.errors import ShapeError, VolumeError
 from napari_cad.core.jobs import Served
 from napari_cad.core.volume import EMVolume, VolumeSource
+from napari_cad.viewer.read_ahead import Sections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     import numpy.typing as npt
     from napari.components import ViewerModel
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 #: Key of everything that this package writes into a layer's metadata.
 METADATA_KEY = "napari_cad"
 
-#: Bytes of a section that is kept for the next LUT, at most; and how many of them are.
-_MOST_KEPT, _KEPT = 64 << 20, 2
+T = TypeVar("T")
 
 Role = Literal[
     "image",
@@ -81,21 +81,19 @@ class LutLabels(LazyArray):
     The type is uint16 where the LUT's values fit into it, which napari shows almost three times as
     fast, and uint32 otherwise. There is deliberately no `__setitem__`.
 
-    Of a zarr array that has a LUT the last sections are kept: while the LUT changes, reading and
-    decompressing one would be half of the time until the picture. Such an array is that of a
-    finished run, which nobody writes any more. Two are kept, for napari reads the first section
-    whenever a label is selected, to see of which type it is.
+    Of a zarr array that has a LUT the last sections are kept and their neighbours read ahead: while
+    the LUT changes, reading and decompressing one would be half of the time until the picture. Such
+    an array is that of a finished run, which nobody writes any more.
     """
 
     def __init__(self, fragments: ArrayLike, lut: npt.NDArray[Any] | None = None) -> None:
         small = lut is not None and int(lut.max(initial=0)) < 2**16
         super().__init__(fragments.shape, np.uint16 if small else np.uint32)
         self._fragments = fragments
-        section_bytes = self.shape[1] * self.shape[2] * np.dtype(np.intp).itemsize
         import zarr  # takes half a second, which a widget that opens has not
 
-        self._keeps = isinstance(fragments, zarr.Array) and section_bytes <= _MOST_KEPT
-        self._kept: OrderedDict[int, npt.NDArray[np.intp]] = OrderedDict()
+        self._is_stored = isinstance(fragments, zarr.Array)
+        self._indices = self._sections(_index)
         self._lut: npt.NDArray[Any] | None = None
         if lut is not None:
             self.set_lut(lut)
@@ -126,23 +124,30 @@ class LutLabels(LazyArray):
         # one assignment: a slicing thread sees the old LUT or the new one
         self._lut = lut.astype(self.dtype)
 
+    def ahead(self, z: int) -> Future[Any] | None:
+        """Have a section read; None where they are not kept."""
+        has_lut = self._lut is not None
+        return self._indices.ahead(z) if self._is_stored and has_lut else None
+
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         lut = self._lut
         if lut is None:
             return np.asarray(self._fragments[z, y, x]).astype(self.dtype, copy=False)
-        if self._keeps and z.stop == z.start + 1:
-            return lut.take(self._section(z.start)[None, y, x])
+        if self._keeps(z, self._indices):
+            return lut.take(self._indices.get(z.start)[None, y, x])
         return lut.take(np.asarray(self._fragments[z, y, x]))
 
-    def _section(self, z: int) -> npt.NDArray[np.intp]:
-        """One section, as numpy looks values up fastest."""
-        section = self._kept.pop(z, None)  # another thread may do the same
-        if section is None:
-            section = np.asarray(self._fragments[z]).astype(np.intp)
-        self._kept[z] = section
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return section
+    def _keeps(self, z: slice, sections: Sections[Any]) -> bool:
+        return self._is_stored and sections.kept and z.stop == z.start + 1
+
+    def _sections(self, make: Callable[[ArrayLike, int], T]) -> Sections[T]:
+        n_bytes = self.shape[1] * self.shape[2] * np.dtype(np.intp).itemsize
+        return Sections(partial(make, self._fragments), self.shape[0], n_bytes)
+
+
+def _index(fragments: ArrayLike, z: int) -> npt.NDArray[np.intp]:
+    """Read a section as numpy looks values up fastest."""
+    return np.asarray(fragments[z]).astype(np.intp)
 
 
 class PyramidLevel(LazyArray):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from napari_cad.core.live_segmentation import LiveSegmentation
 from napari_cad.viewer.layers import LutLabels
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy.typing as npt
 
     from napari_cad.core.live_segmentation import SegmentsAt
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 #: Ids between the lowest and the highest of a part that are all looked up, at most; where a part
 #: has them further apart, those that occur are found first.
 _MOST_IDS = 4_000_000
-
-#: Sections whose ids are kept.
-_KEPT = 2
 
 
 class LiveLabels(LutLabels):
@@ -44,9 +42,7 @@ class LiveLabels(LutLabels):
         super().__init__(fragments)
         self.dtype = np.dtype(np.uint16 if shown.live.tree.n_fragments < 2**16 else np.uint32)
         self._shown: SegmentsAt | None = shown
-        self._sections: OrderedDict[int, tuple[npt.NDArray[Any], npt.NDArray[np.intp]]] = (
-            OrderedDict()
-        )
+        self._known = self._sections(_ids_of_section)
 
     @property
     def shown(self) -> object:
@@ -69,26 +65,26 @@ class LiveLabels(LutLabels):
         super().set_lut(lut)
         self._shown = None
 
+    def ahead(self, z: int) -> Future[Any] | None:
+        """Have a section read; None where they are not kept."""
+        if self._shown is None:
+            return super().ahead(z)
+        return self._known.ahead(z) if self._is_stored else None
+
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
         shown = self._shown  # another thread may change it meanwhile
         if shown is None:
             return super()._read(z, y, x)
-        if self._keeps and z.stop == z.start + 1:
-            ids, index = self._known(z.start)
+        if self._keeps(z, self._known):
+            ids, index = self._known.get(z.start)
             index = index[None, y, x]
         else:
             ids, index = _ids(np.asarray(self._fragments[z, y, x]))
         return shown.segments_of(ids).astype(self.dtype).take(index)
 
-    def _known(self, z: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-        """Give the ids of a section and their places; the last two sections are kept."""
-        known = self._sections.pop(z, None)  # another thread may do the same
-        if known is None:
-            known = _ids(np.asarray(self._fragments[z]))
-        self._sections[z] = known
-        while len(self._sections) > _KEPT:
-            self._sections.popitem(last=False)
-        return known
+
+def _ids_of_section(fragments: ArrayLike, z: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    return _ids(np.asarray(fragments[z]))
 
 
 def _ids(part: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
@@ -103,7 +99,8 @@ def _ids(part: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]
     # those of a section are consecutive: one more for the background, in front
     ids = np.arange(lowest - 1, highest + 1)
     ids[0] = 0
-    return ids, np.maximum(part.astype(np.intp), lowest - 1) - (lowest - 1)
+    # in the type of the part, which is half as wide; an index has to be wider
+    return ids, (np.maximum(part, lowest - 1) - (lowest - 1)).astype(np.intp)
 
 
 def segments_of_run(store: SegmentationStore) -> LutLabels:

@@ -20,6 +20,7 @@ from napari_cad.core.errors import VolumeError
 from napari_cad.core.volume import EMVolume, VolumeSource
 from napari_cad.viewer.layers import ChannelsLast, Placement, PyramidLevel, tag
 from napari_cad.viewer.live_labels import segments_of_run
+from napari_cad.viewer.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,7 +200,7 @@ def _layer(volume: EMVolume) -> LayerData:
     }
     levels = open_levels(volume) if labels else [volume.data]
     if len(levels) == 1:
-        return volume.data, settings, "labels" if labels else "image"
+        return ReadAhead(volume.data), settings, "labels" if labels else "image"
     pyramid = [PyramidLevel(level) for level in levels]
     return pyramid, settings | {"multiscale": True}, "labels"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_cad.core.events import Event, SectionDone, StageStarted
+from napari_cad.core.events import Event, Finished, SectionDone, StageStarted
 from napari_cad.core.store import SegmentationStore
 from napari_cad.viewer.layers import (
     ChannelsLast,
@@ -16,7 +16,7 @@ from napari_cad.viewer.layers import (
     redraw,
     shown_section,
 )
-from napari_cad.viewer.tasks import Segmented
+from napari_cad.viewer.live_labels import segments_of_run
 from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
@@ -66,17 +66,16 @@ class RunLayers:
             self._begin()
         elif isinstance(event, SectionDone):
             self._refresh(event)
-        elif isinstance(event, Segmented):
-            self._show_segments(event)
+        elif isinstance(event, Finished):
+            self._show_segments()
 
-    def _begin(self) -> SegmentationStore:
+    def _begin(self) -> None:
         """Add both layers, empty as they are: a run that goes on has something in them."""
         store = self._store = SegmentationStore.open(self._run)
         affinities, fragments = ChannelsLast(store.affinities), LutLabels(store.fragments)
         in_turn(self._turns, lambda: self._add("affinities", affinities, "affinities", rgb=True))
         # whatever LUT an earlier run has left does not fit what is written now
         in_turn(self._turns, lambda: self._add("segments", fragments, "fragments", opacity=0.5))
-        return store
 
     def _refresh(self, event: SectionDone) -> None:
         """Redraw the layer of a stage if the section is on screen."""
@@ -85,10 +84,11 @@ class RunLayers:
         if layer is not None and layer.visible and shown_section(self._viewer, layer) == event.z:
             redraw(layer)
 
-    def _show_segments(self, event: Segmented) -> None:
+    def _show_segments(self) -> None:
         """Turn the fragments into segments, and let the image be seen through them."""
-        store = self._store or self._begin()
-        segments = LutLabels(store.fragments, event.lut)
+        if self._store is None:
+            self._begin()
+        segments = segments_of_run(SegmentationStore.open(self._run))  # as it is now
         in_turn(self._turns, lambda: self._add("segments", segments, "segments", opacity=0.5))
         in_turn(self._turns, self._hide_affinities)
 

@@ -1,14 +1,18 @@
-"""Doing ahead, in idle turns, what napari does slowly the first time.
+"""Doing ahead, while a person fills in a form, what is slow the first time.
 
-Its first layer of each kind takes it a tenth of a second to a second and a half: pandas is
+napari's first layer of each kind takes it a tenth of a second to a second and a half: libraries are
 imported, the colouring of labels is compiled, and so are the programs of the graphics card; of
-text, every glyph is worked out. All that is better done while a person fills in a form.
+text, every glyph is worked out. Libraries and the colouring are made ready in a thread, the rest
+needs the viewer's own and is done in idle turns.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +28,19 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
     from qtpy.QtCore import QObject
+
+#: What napari and we import at first use: for tables of features, thumbnails, the camera in 3D,
+#: runs, and the list of checkpoints.
+_LIBRARIES = (
+    "pandas",
+    "scipy.ndimage",
+    "scipy.spatial.transform",
+    "napari_cad.core.store",
+    "napari_cad.core.live_segmentation",
+    "napari_cad.core.registry",
+)
+
+_LOG = logging.getLogger(__name__)
 
 #: What text visuals measure a font by, and what we write.
 _GLYPHS = "ÅÉÑŐjgpqy0123456789"
@@ -44,22 +61,52 @@ def warm_up(viewer: ViewerModel, owner: QObject) -> None:
 
 
 def _steps(viewer: ViewerModel) -> Iterator[None]:
-    """Do one thing per step, of a tenth of a second or less but for the first, which is slow once.
-
-    Not in another thread: napari's units are made at first use and not by two threads at once, and
-    a collection of garbage there would end objects of Qt.
-    """
-    for dtype in (np.uint16, np.uint32):
-        Labels(np.zeros((1, 2, 2), dtype))  # has pandas imported, and the colouring compiled
+    """Do one thing per step, of a tenth of a second or less."""
+    preparing = threading.Thread(target=_prepare, name="napari-cad-warm-up")
+    preparing.start()
+    while preparing.is_alive():
         yield
-    importlib.import_module("napari_cad.core.registry")  # brings the download library
+    for dtype in (np.uint16, np.uint32):
+        Labels(np.zeros((1, 2, 2), dtype))
+        yield
+    import zarr
+
+    zarr.zeros((1, 1, 1))[...]  # it starts a thread when it first reads
     yield
     try:
         yield from _on_canvas(viewer)
     except (AttributeError, ImportError, TypeError) as error:
         # nothing public leads to napari's canvas: in another version things are slow once
-        logging.getLogger(__name__).info("nothing more is done ahead: %s", error)
+        _LOG.info("nothing more is done ahead: %s", error)
     state_of(viewer).warm = True
+
+
+def _prepare() -> None:
+    """Import and compile, in a thread; no layers, whose units must not be made by two threads."""
+    collecting = gc.isenabled()
+    gc.disable()  # to collect garbage in this thread would end objects of Qt here
+    try:
+        for name in _LIBRARIES:
+            if name not in sys.modules:
+                importlib.import_module(name)
+        _compile_colouring()
+    except (AttributeError, ImportError, TypeError) as error:
+        _LOG.info("nothing more is made ready: %s", error)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _compile_colouring() -> None:
+    """Compile what makes a texture of labels of 32 bits; in a thread it must not be run."""
+    import numba
+    from napari.utils.colormaps import _accelerated_cmap
+
+    compiled = _accelerated_cmap._zero_preserving_modulo_inner_loop
+    for n_axes in (1, 2):
+        labels = numba.types.Array(numba.uint32, n_axes, "C")
+        texture = numba.types.Array(numba.uint8, n_axes, "C")
+        compiled.compile((labels, numba.int64, numba.int64, texture))
 
 
 def _on_canvas(viewer: ViewerModel) -> Iterator[None]:
@@ -81,9 +128,10 @@ def _layers() -> Iterator[Layer]:
     for dtype in (np.uint16, np.uint32):
         yield Labels(np.zeros((2, 2), dtype))
     yield Image(np.zeros((2, 2, 3), np.uint8), rgb=True, opacity=0.0)
-    yield Vectors(np.zeros((1, 2, 2)), vector_style="arrow", opacity=0.0)
-    text = {"string": {"constant": "0"}, "color": "transparent"}
-    yield Points(np.zeros((1, 2)), text=text, opacity=0.0)
+    on_top: dict[str, Any] = {"blending": "translucent_no_depth", "opacity": 0.0}
+    yield Vectors(np.zeros((1, 2, 2)), vector_style="arrow", **on_top)
+    text = {"string": {"constant": "0"}, "color": "transparent", "blending": on_top["blending"]}
+    yield Points(np.zeros((1, 2)), text=text, **on_top)
     surface = Surface((np.eye(3), np.array([[0, 1, 2]])), shading="smooth", opacity=0.0)
     surface._slice_dims(Dims(ndim=3, ndisplay=3))
     yield surface

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from magicgui.widgets import ComboBox
 from napari.layers import Image
-from psygnal import Signal
-from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_cad.core.errors import VolumeError
 from napari_cad.viewer.layers import Placement, role_of, shown_section, volume_from_layer
 from napari_cad.viewer.state import state_of
+from napari_cad.widgets._layer_chooser import LayerChooser
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -19,52 +17,22 @@ if TYPE_CHECKING:
     from napari_cad.core.volume import EMVolume
 
 
-class ImageChooser(QWidget):
+class ImageChooser(LayerChooser[Image]):
     """A list of the viewer's grey images; all lists of one viewer show the same choice.
 
     Parameters
     ----------
     viewer : ViewerModel
         Whose layers are offered.
-
-    Attributes
-    ----------
-    changed : Signal
-        (), when another layer is chosen, or the one that was chosen has gone.
     """
 
-    changed = Signal()
-
     def __init__(self, viewer: ViewerModel) -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._shown: Image | None = None
-        self.combo = ComboBox(name="image", choices=self._choices)
+        super().__init__(viewer)
         self.combo.native.setToolTip("A grey image of one section, or of several (z, y, x).")
-        # a long name must not make the dock wider
-        self.combo.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.combo.native)
-        self.setFocusProxy(self.combo.native)
-        for event in (
-            viewer.layers.events.inserted,
-            viewer.layers.events.removed,
-            viewer.layers.events.reordered,
-        ):
-            event.connect(self._on_layers)
-        self.combo.changed.connect(self._on_layer)
-        self.combo.native.activated.connect(self._on_activated)
         state = state_of(viewer)
         state.image_chosen.connect(self._on_chosen)
         self._on_chosen(state.image)
         self._on_layers()
-
-    @property
-    def layer(self) -> Image | None:
-        """The layer that is chosen."""
-        layer: Image | None = self.combo.value
-        return layer
 
     def volume(self) -> EMVolume:
         """Make a volume of the whole layer.
@@ -98,8 +66,8 @@ class ImageChooser(QWidget):
                 volume_from_layer(layer)  # says what to do
         raise VolumeError("Open an image first: there is no grey image layer in the viewer.")
 
-    def _choices(self, _widget: object) -> list[tuple[str, Image]]:
-        return [(layer.name, layer) for layer in grey_images(self._viewer)]
+    def _offered(self) -> list[Image]:
+        return grey_images(self._viewer)
 
     def _on_activated(self) -> None:
         if self.layer is not None:
@@ -109,15 +77,6 @@ class ImageChooser(QWidget):
         """Follow a choice that was made in another widget."""
         if layer is not None and layer in self.combo.choices:
             self.combo.value = layer
-
-    def _on_layers(self) -> None:
-        self.combo.reset_choices()
-        self._on_layer()
-
-    def _on_layer(self) -> None:
-        if self.layer is not self._shown:
-            self._shown = self.layer
-            self.changed.emit()
 
 
 def grey_images(viewer: ViewerModel) -> list[Image]:

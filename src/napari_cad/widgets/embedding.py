@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QWidget
 
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.embedding_job import (
@@ -33,37 +30,19 @@ from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
+from napari_cad.widgets._embedding_kind import EmbeddingKind
 from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._job import WidgetJob
+from napari_cad.widgets._picker import PlacePicker
 from napari_cad.widgets._run import RunChooser
 from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     import napari.viewer
 
     from napari_cad.core.projection import EmbeddingBasis, Which
-
-_TOOLTIP = Qt.ItemDataRole.ToolTipRole
-
-_WHICH: dict[Which, tuple[str, str]] = {
-    "embedding": (
-        "as the later section of (z − 1, z)",
-        "The embedding that this section's affinities come from. The first section is paired with "
-        "itself.",
-    ),
-    "embedding_prev": (
-        "as the earlier section of (z, z + 1)",
-        "The embedding that the next section's affinity along z comes from. It lives in another "
-        "space and has colours of its own. The last section is paired with itself.",
-    ),
-}
-
-#: Pixels that a click may slip.
-_SLIP = 3
 
 
 class EmbeddingWidget(Column):
@@ -100,8 +79,6 @@ class EmbeddingWidget(Column):
         viewer.layers.events.inserted.connect(self._offer_runs)
         viewer.layers.events.removed.connect(self._offer_runs)
         state_of(viewer).run_finished.connect(self._offer_runs)
-        self._clicks = _Clicks(self)
-        self.destroyed.connect(_Removal(viewer.mouse_drag_callbacks, self._clicks))
         self._offer_runs()
         self._show_state()
         warm_up(viewer, self)
@@ -112,35 +89,13 @@ class EmbeddingWidget(Column):
         self.run = RunChooser(self._viewer)
         self.device = device_form()
         self.intensity = IntensityForm(self._contrast_limits)
-        self.which = QComboBox()
-        for which, (text, about) in _WHICH.items():
-            self.which.addItem(text, which)
-            self.which.setItemData(self.which.count() - 1, tooltip(about), _TOOLTIP)
-        self.which.setToolTip(tooltip("Which of a section's two embeddings is shown."))
-        # a long name must not make the dock wider
-        self.which.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.normalised = QCheckBox("Scale to length 1")
-        self.normalised.setChecked(True)
-        self.normalised.setToolTip(
-            tooltip(
-                "Affinities know the directions of embeddings only. Raw embeddings differ in "
-                "length too."
-            )
-        )
-        self.explained = QLabel()
-        self.explained.setToolTip(
-            tooltip(
-                "How much of the variance of the embeddings each colour shows. What is missing "
-                "cannot be seen here, though the network uses it."
-            )
-        )
+        self.kind = EmbeddingKind()
         self.live_button = QPushButton("Show the section on screen")
         self.live_button.setCheckable(True)
         self.live_button.setToolTip(
             "Colour the embeddings of the section on screen, while you scroll too."
         )
-        self.pick_button = QPushButton("Pick a pixel")
-        self.pick_button.setCheckable(True)
+        self.pick_button = PlacePicker("Pick a pixel", self._viewer)
         self.pick_button.setToolTip(
             tooltip(
                 "While this is on, a click into the image shows how similar every pixel of this "
@@ -157,28 +112,23 @@ class EmbeddingWidget(Column):
         self.checkpoint.changed.connect(self._on_checkpoint)
         self.run.changed.connect(self._on_run)
         cast("QComboBox", self.device.field("device")).currentIndexChanged.connect(self._restart)
-        self.which.currentIndexChanged.connect(self._on_kind)
-        self.normalised.toggled.connect(self._on_kind)
+        self.kind.changed.connect(self._on_kind)
         self.live_button.toggled.connect(self._on_live)
-        self.pick_button.toggled.connect(self._on_pick)
+        self.pick_button.picked.connect(self.pick)
         self.write_button.clicked.connect(self.write)
         self.cancel_button.clicked.connect(self.writer_cancel)
 
     def _lay_out(self) -> None:
-        source, kind = QWidget(), QWidget()
+        source = QWidget()
         form = form_layout(source)
         form.addRow("Image", self.image)
         form.addRow("Checkpoint", self.checkpoint)
         form.addRow("Run", self.run)
-        form = form_layout(kind)
-        form.addRow("Embedding", self.which)
-        form.addRow("", self.normalised)
-        form.addRow("Variance", self.explained)
         self.fill(
             source,
             self.device,
             Collapsible("Intensity", self.intensity),
-            kind,
+            self.kind,
             (self.live_button, self.pick_button),
             self.line,
             (self.write_button, self.cancel_button),
@@ -228,15 +178,12 @@ class EmbeddingWidget(Column):
         self.line.setText("")
         self.status.failed(message, details)
 
-    def _kind(self) -> tuple[Which, bool]:
-        return self.which.currentData(), self.normalised.isChecked()
-
     def _on_kind(self) -> None:
         """Show the other embedding, or the same one scaled otherwise."""
-        self._show_explained()
+        self.kind.show_explained(self._bases.get(self.kind.value()))
         if self._layers is None or not self.server.running:
             return
-        which, normalised = self._kind()
+        which, normalised = self.kind.value()
         run = self.run.value()
         stored = None
         if run is not None:
@@ -258,7 +205,7 @@ class EmbeddingWidget(Column):
             return
         step = -1 if z < self._last_z else 1
         self._last_z = z
-        kind = self._kind()
+        kind = self.kind.value()
         missing = self._layers.missing((z, z + step, z - step, z + 2 * step), *kind)
         if z not in missing:
             self._layers.show(*kind)
@@ -275,9 +222,9 @@ class EmbeddingWidget(Column):
             self._bases[event.basis.which, event.basis.normalised] = event.basis
             if layers is not None:
                 layers.colours_are_fixed(event.basis.which, event.basis.normalised)
-            self._show_explained()
+            self.kind.show_explained(self._bases.get(self.kind.value()))
         elif isinstance(event, SectionMap) and layers is not None:
-            if (event.which, event.normalised) == self._kind():
+            if (event.which, event.normalised) == self.kind.value():
                 layers.show_map(event)
                 if event.z == self._last_z:
                     self._show_line(event.z)
@@ -291,44 +238,14 @@ class EmbeddingWidget(Column):
     def _show_line(self, z: int) -> None:
         if self._layers is None:
             return
-        kind = self._kind()
+        kind = self.kind.value()
         if self._layers.is_provisional(z, *kind):
             parts = [f"Section {z} in provisional colours", self._choosing]
             self.line.setText(" · ".join(part for part in parts if part))
         else:
             self.line.setText(f"Section {z}{'…' * bool(self._layers.missing((z,), *kind))}")
 
-    def _show_explained(self) -> None:
-        basis = self._bases.get(self._kind())
-        if basis is None:
-            self.explained.setText("–")
-            return
-        colours = ("#e5534b", "#57ab5a", "#539bf5")
-        shares = " + ".join(
-            f'<span style="color: {colour}">■</span> {100 * share:.0f}'
-            for colour, share in zip(colours, basis.explained, strict=True)
-        )
-        self.explained.setText(f"{shares} = {100 * sum(basis.explained):.0f} %")
-
     # ------------------------------------------------------------------ picking a pixel
-
-    def _on_pick(self, on: bool) -> None:
-        callbacks = self._viewer.mouse_drag_callbacks
-        if on and self._clicks not in callbacks:
-            callbacks.append(self._clicks)
-        elif not on and self._clicks in callbacks:
-            callbacks.remove(self._clicks)
-
-    def on_mouse(self, event: Any) -> Generator[None, None, None]:
-        """Pick where a click ends that has not become a drag, which moves the camera."""
-        if event.button != 1 or event.modifiers:
-            return
-        start = np.asarray(event.pos)
-        yield
-        while event.type == "mouse_move":
-            yield
-        if np.abs(np.asarray(event.pos) - start).max() <= _SLIP:
-            self.pick(event.position)
 
     def pick(self, position: Any) -> None:
         """Ask for the similarities to the voxel at a place of the world.
@@ -344,7 +261,7 @@ class EmbeddingWidget(Column):
         y, x = (round(float(n)) for n in layer.world_to_data(position)[-2:])
         height, width = layer.extent.data[1, -2:] + 0.5
         if 0 <= y < height and 0 <= x < width:
-            self.server.send(PickedVoxel(z, y, x, self._kind()[0]))
+            self.server.send(PickedVoxel(z, y, x, self.kind.value()[0]))
 
     def _show_picked(self, event: Similarities) -> None:
         picked = event.picked
@@ -359,7 +276,7 @@ class EmbeddingWidget(Column):
     def write(self) -> None:
         """Write the maps of all sections into the run, or go on with it."""
         run = self.run.value()
-        which, normalised = self._kind()
+        which, normalised = self.kind.value()
         self.status.clear()
         try:
             arguments = self._arguments() | {"run": run, "which": which, "normalised": normalised}
@@ -387,7 +304,7 @@ class EmbeddingWidget(Column):
         run = self.run.value()
         if run is None or self.server.running:
             return
-        volume, (which, normalised) = self.image.volume(), self._kind()
+        volume, (which, normalised) = self.image.volume(), self.kind.value()
         store = state_of(self._viewer).store(run)
         layers = EmbeddingLayers(
             self._viewer, run, volume.shape, self.image.placement(), volume.name
@@ -397,7 +314,7 @@ class EmbeddingWidget(Column):
         layers.show(which, normalised)
         if stored.basis is not None:
             self._bases[which, normalised] = stored.basis
-            self._show_explained()
+            self.kind.show_explained(self._bases.get(self.kind.value()))
 
     # ------------------------------------------------------------------ the form itself
 
@@ -451,26 +368,3 @@ class EmbeddingWidget(Column):
     def _contrast_limits(self) -> tuple[float, float] | None:
         layer = self.image.layer
         return None if layer is None else tuple(layer.contrast_limits)
-
-
-class _Clicks:
-    """What the viewer calls at a click; it does not keep the widget alive."""
-
-    def __init__(self, widget: EmbeddingWidget) -> None:
-        self._widget = weakref.ref(widget)
-
-    def __call__(self, _viewer: Any, event: Any) -> Generator[None, None, None] | None:
-        widget = self._widget()
-        return None if widget is None else widget.on_mouse(event)
-
-
-class _Removal:
-    """Takes the callback of a widget that is no more out of its viewer's list."""
-
-    def __init__(self, callbacks: list[Any], callback: Any) -> None:
-        self._callbacks = callbacks
-        self._callback = callback
-
-    def __call__(self) -> None:
-        if self._callback in self._callbacks:
-            self._callbacks.remove(self._callback)

@@ -38,6 +38,7 @@ from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
 from napari_cad.viewer.warm_up import warm_up
+from napari_cad.widgets._arrow_choice import ArrowChoice
 from napari_cad.widgets._error_tables import ErrorTables
 from napari_cad.widgets._error_views import ErrorViews
 from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
@@ -86,12 +87,7 @@ class EvaluateWidget(QWidget):
         self.scores = QLabel()
         self.scores.setWordWrap(True)
         self.tables = ErrorTables()
-        self.arrows = QSpinBox()
-        self.arrows.setRange(0, 1000)
-        self.arrows.setValue(50)
-        self.arrows.setStyleSheet("min-width: 40px")  # napari's style asks for more than there is
-        self.arrows.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
-        self.kinds = {kind: QCheckBox(f"{kind}s") for kind in ("split", "merge")}
+        self.arrows = ArrowChoice()
         self.save_button = QPushButton("Save…")
         self.mesh_button = QPushButton("Show in 3D")
         self.beside_button = QPushButton("Side by side")
@@ -117,10 +113,7 @@ class EvaluateWidget(QWidget):
         self.segmentation.changed.connect(self._on_segmentation)
         self.tables.error_chosen.connect(self.go_to_error)
         self.tables.object_chosen.connect(self._on_object)
-        self.arrows.valueChanged.connect(self._show_arrows)
-        for box in self.kinds.values():
-            box.setChecked(True)
-            box.toggled.connect(self._show_arrows)
+        self.arrows.changed.connect(self._show_arrows)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         self._on_segmentation()
         warm_up(viewer, self)
@@ -135,8 +128,6 @@ class EvaluateWidget(QWidget):
         self.save_button.setToolTip(
             tooltip("Save the table of errors (CSV), or everything (JSON).")
         )
-        for kind, box in self.kinds.items():
-            box.setToolTip(f"Arrows at {kind} errors")
         self.least_voxels.setToolTip(
             tooltip("Smaller errors are counted in the scores, but not listed.")
         )
@@ -151,7 +142,6 @@ class EvaluateWidget(QWidget):
         self.beside_button.setToolTip(
             tooltip("All segmentations that have been evaluated, with their arrows.")
         )
-        self.arrows.setToolTip(tooltip("So many of the errors that cost most have an arrow."))
         form = QWidget()
         rows = form_layout(form)
         rows.addRow("Segmentation", self.segmentation)
@@ -161,12 +151,6 @@ class EvaluateWidget(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.evaluate_button)
         buttons.addWidget(self.cancel_button)
-        shown = QHBoxLayout()
-        shown.addWidget(QLabel("Arrows at the worst"))
-        shown.addWidget(self.arrows)
-        for box in self.kinds.values():
-            shown.addWidget(box)
-        shown.addStretch()
         views = QHBoxLayout()
         for button in (self.mesh_button, self.beside_button, self.save_button):
             views.addWidget(button)
@@ -176,7 +160,7 @@ class EvaluateWidget(QWidget):
         layout.addWidget(self.status)
         layout.addWidget(self.scores)
         layout.addWidget(self.tables, 1)
-        layout.addLayout(shown)
+        layout.addWidget(self.arrows)
         layout.addLayout(views)
 
     # ------------------------------------------------------------------ form → job
@@ -272,14 +256,9 @@ class EvaluateWidget(QWidget):
         evaluation = self.shown
         if evaluation is None or evaluation.report is None:
             return
-        kinds = [kind for kind, box in self.kinds.items() if box.isChecked()]
-        numbered = [
-            (number, error)
-            for number, error in enumerate(evaluation.report.errors, 1)
-            if error.kind in kinds
-        ][: self.arrows.value()]
-        evaluation.shown = [number for number, _ in numbered]
-        evaluation.layers.show([error for _, error in numbered], evaluation.shown)
+        evaluation.shown = self.arrows.of(evaluation.report)
+        errors = [evaluation.report.errors[number - 1] for number in evaluation.shown]
+        evaluation.layers.show(errors, evaluation.shown)
 
     def _on_places_made(self, places: Points) -> None:
         places.mouse_drag_callbacks.append(self._on_place)
@@ -322,8 +301,8 @@ class EvaluateWidget(QWidget):
         if evaluation is None or evaluation.report is None:
             return
         error = evaluation.report.errors[row]
-        go_to(self._viewer, evaluation.placement, error.position)
         self._going.forget()
+        go_to(self._viewer, evaluation.placement, error.position, self._going)
         pairs = ((evaluation.layer, error.segments[1]), (evaluation.truth, error.truth[1]))
         for layer, label in pairs:  # napari reads a section of each, to see of which type it is
             self._going.then(partial(select_label, self._viewer, layer, label))

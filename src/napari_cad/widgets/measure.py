@@ -238,15 +238,18 @@ class MeasureWidget(QWidget):
         if self._segments is None or self._placement is None:
             return
         segment = int(self._segments.id[row])
-        go_to(self._viewer, self._placement, self._segments.centroid[row].round().tolist())
         self._going.forget()
+        place = self._segments.centroid[row].round().tolist()
+        go_to(self._viewer, self._placement, place, self._going)
         self._going.then(partial(select_label, self._viewer, self._layer, segment))
         self.runner.send(WantedContacts(segment))
 
     def go_to_contact(self, row: int) -> None:
         """Show a contact by its row in the table."""
         if self._contacts is not None and self._placement is not None:
-            go_to(self._viewer, self._placement, self._contacts.position[row].tolist())
+            self._going.forget()
+            place = self._contacts.position[row].tolist()
+            go_to(self._viewer, self._placement, place, self._going)
 
     def show_meshes(self) -> None:
         """Show the selected segments as surfaces, in 3D."""

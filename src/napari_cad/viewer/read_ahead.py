@@ -1,0 +1,177 @@
+"""Reading sections in a thread before they are shown, so that the viewer need not wait for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from napari_cad.core._lazy import LazyArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+
+    from napari_cad.core.volume import ArrayLike
+
+Section = TypeVar("Section")
+
+#: Bytes of the sections of an array that are kept, and their number, at most.
+_MOST_BYTES, _MOST_SECTIONS = 128 << 20, 6
+#: So many have to have room for neighbours to be read: one, two neighbours, and the first, which
+#: napari reads whenever a label is selected, to see of which type it is.
+_WITH_NEIGHBOURS = 4
+#: Seconds until the neighbours of a section are read: its picture goes first.
+_PAUSE = 0.05
+
+#: One thread for all arrays: what is shown needs the cores, too.
+_thread = ThreadPoolExecutor(1, thread_name_prefix="napari-cad-read-ahead")
+#: Set while somebody waits, so that there is no pause.
+_hurry = threading.Event()
+
+
+class Sections(Generic[Section]):
+    """The sections that were wanted last, and their neighbours, which a thread has made ahead.
+
+    Parameters
+    ----------
+    make : callable
+        Number of a section → the section; called from several threads.
+    n_sections : int
+        How many there are.
+    n_bytes : int
+        Of one.
+    """
+
+    def __init__(self, make: Callable[[int], Section], n_sections: int, n_bytes: int) -> None:
+        self._make = make
+        self._n = n_sections
+        self._most = min(_MOST_SECTIONS, _MOST_BYTES // max(1, n_bytes))
+        self._futures: OrderedDict[int, Future[Section]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is room for two; where there is not, use the array itself."""
+        return self._most >= 2
+
+    def get(self, z: int) -> Section:
+        """Give a section, and have its neighbours made; do not write into it."""
+        with self._lock:
+            future = self._futures.get(z)
+            here = future is None or future.cancel()  # where it still waits: here and now
+            if future is None or here:
+                future = Future()
+            self._keep(z, future)
+        if here:
+            try:
+                future.set_result(self._make(z))
+            except Exception as error:  # noqa: BLE001 - raised again below, for all who wait
+                future.set_exception(error)
+        elif not future.done():
+            _hurry.set()
+        try:
+            found = future.result()
+        except Exception:
+            with self._lock:
+                self._futures.pop(z, None)  # another time it may work
+            raise
+        if self._most >= _WITH_NEIGHBOURS:
+            for neighbour in (z + 1, z - 1):
+                self._submit(neighbour, _PAUSE)
+        return found
+
+    def ahead(self, z: int) -> Future[Section] | None:
+        """Have a section made soon; None where there is none, or no room for it."""
+        if not self.kept:
+            return None
+        _hurry.set()
+        return self._submit(z, 0.0)
+
+    def _submit(self, z: int, pause: float) -> Future[Section] | None:
+        if not 0 <= z < self._n:
+            return None
+        with self._lock:
+            future = self._futures.get(z)
+            if future is None:
+                future = _thread.submit(self._make_at, time.monotonic() + pause, z)
+                self._keep(z, future)
+            return future
+
+    def _make_at(self, moment: float, z: int) -> Section:
+        """Make a section at some time, or as soon as somebody waits."""
+        if _hurry.wait(max(0.0, moment - time.monotonic())):
+            _hurry.clear()
+        return self._make(z)
+
+    def _keep(self, z: int, future: Future[Section]) -> None:
+        self._futures[z] = future
+        self._futures.move_to_end(z)
+        while len(self._futures) > self._most:
+            self._futures.popitem(last=False)[1].cancel()
+
+
+class ReadAhead(LazyArray):
+    """An array that nobody writes, of which sections are kept and read ahead.
+
+    Parts of several sections are read when they are asked for. Another process is sent the array
+    that this one reads from.
+
+    Parameters
+    ----------
+    data : array_like, shape (Z, Y, X)
+        Read by slices, from several threads.
+    """
+
+    def __init__(self, data: ArrayLike) -> None:
+        super().__init__(data.shape, data.dtype)
+        self._data = data
+        n_bytes = self.nbytes // max(1, self.shape[0])
+        self._sections = Sections(partial(_section, data), self.shape[0], n_bytes)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self._data,)
+
+    def ahead(self, z: int) -> Future[npt.NDArray[Any]] | None:
+        """Have a section read; see `Sections.ahead`."""
+        return self._sections.ahead(z)
+
+    def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
+        if not self._sections.kept or z.stop != z.start + 1:
+            return np.asarray(self._data[z, y, x])
+        return self._sections.get(z.start)[None, y, x].copy()
+
+
+def _section(data: ArrayLike, z: int) -> npt.NDArray[Any]:
+    return np.asarray(data[z])
+
+
+def _itself(data: ArrayLike) -> ArrayLike:
+    return data
+
+
+def read_ahead(viewer: ViewerModel, point: Sequence[float]) -> list[Future[Any]]:
+    """Have the sections read that all visible layers will show at a point of the world.
+
+    Returns
+    -------
+    list of Future
+        Done when that is done; empty where nothing needs to be read, or not ahead.
+    """
+    if viewer.dims.ndisplay == 3:
+        return []
+    futures = []
+    for layer in viewer.layers:
+        ahead = getattr(layer.data, "ahead", None)
+        if layer.visible and ahead is not None:
+            future = ahead(round(float(layer.world_to_data(point)[0])))
+            if future is not None:
+                futures.append(future)
+    return futures
