@@ -76,6 +76,8 @@ def make_pictures(folder: Path) -> list[Path]:
     text = f"{len(widget.suggestions.results)} settings; the best is in the preview."
     widget.suggestions.status.ended(text)
     widget.use_button.click()
+    widget.preview.live_button.click()  # that has ended it
+    wait(lambda: widget.preview.line.text().endswith("fragments"))
     made.append(picture(viewer, folder / "fit.png"))
     viewer.close()
     return made

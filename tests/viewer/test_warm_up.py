@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gc
+import threading
+
 import numpy as np
 from qtpy.QtWidgets import QWidget
 
+from napari_cad.viewer import warm_up as module
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
 from napari_cad.viewer.warm_up import warm_up
@@ -29,6 +33,26 @@ def test_what_is_done_ahead_leaves_nothing_behind(make_napari_viewer, qtbot):
     np.testing.assert_array_equal(viewer.screenshot(flash=False), seen)
     glyphs = viewer.window._qt_viewer.canvas.font_info().font_manager._fonts
     assert any("7" in font._glyphs for font in glyphs.values())
+
+
+def test_no_garbage_is_collected_while_libraries_are_imported(
+    make_napari_viewer, qtbot, monkeypatch
+):
+    seen, go_on = [], threading.Event()
+    monkeypatch.setattr(module, "_LIBRARIES", ())
+    monkeypatch.setattr(
+        module, "_compile_colouring", lambda: (seen.append(gc.isenabled()), go_on.wait(20))
+    )
+    module._preparation.cache_clear()
+    owner = QWidget()
+    qtbot.addWidget(owner)
+    assert gc.isenabled()
+    warm_up(make_napari_viewer(), owner)
+    qtbot.waitUntil(lambda: bool(seen), timeout=PATIENCE)
+    owner.deleteLater()  # nobody is left to wait for it
+    go_on.set()
+    qtbot.waitUntil(gc.isenabled, timeout=PATIENCE)
+    assert seen == [False]
 
 
 def test_another_owner_does_it_where_one_has_gone(make_napari_viewer, qtbot):

@@ -11,13 +11,14 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
-import sys
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import Dims
 from napari.layers import Image, Labels, Points, Surface, Vectors
+from qtpy.QtCore import QCoreApplication
 
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
@@ -62,10 +63,7 @@ def warm_up(viewer: ViewerModel, owner: QObject) -> None:
 
 def _steps(viewer: ViewerModel) -> Iterator[None]:
     """Do one thing per step, of a tenth of a second or less."""
-    preparing = threading.Thread(target=_prepare, name="napari-cad-warm-up")
-    preparing.start()
-    while preparing.is_alive():
-        yield
+    yield from _until_ended(_preparation())
     for dtype in (np.uint16, np.uint32):
         Labels(np.zeros((1, 2, 2), dtype))
         yield
@@ -81,20 +79,37 @@ def _steps(viewer: ViewerModel) -> Iterator[None]:
     state_of(viewer).warm = True
 
 
+@cache
+def _preparation() -> threading.Thread:
+    """Begin to import and compile in a thread, once in a process."""
+    thread = threading.Thread(target=_prepare, name="napari-cad-warm-up")
+    app = QCoreApplication.instance()
+    if app is not None and gc.isenabled():
+        gc.disable()  # a collection of garbage in that thread would end objects of Qt there
+        # by the main thread, for the first thing after it is a collection; whatever owner goes
+        Turns(app).each(_collecting_again(thread))
+    thread.start()
+    return thread
+
+
+def _collecting_again(thread: threading.Thread) -> Iterator[None]:
+    yield from _until_ended(thread)
+    gc.enable()
+
+
+def _until_ended(thread: threading.Thread) -> Iterator[None]:
+    while thread.is_alive():
+        yield
+
+
 def _prepare() -> None:
-    """Import and compile, in a thread; no layers, whose units must not be made by two threads."""
-    collecting = gc.isenabled()
-    gc.disable()  # to collect garbage in this thread would end objects of Qt here
+    """Import and compile; no layers, whose units must not be made by two threads at once."""
     try:
         for name in _LIBRARIES:
-            if name not in sys.modules:
-                importlib.import_module(name)
+            importlib.import_module(name)
         _compile_colouring()
     except (AttributeError, ImportError, TypeError) as error:
         _LOG.info("nothing more is made ready: %s", error)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _compile_colouring() -> None:
