@@ -4,8 +4,8 @@
     python scripts/picture_fit.py [--output docs/images]
 
 The sample is given another contrast and noise, so that the embedded checkpoint does not know it any
-more. fit-before.png: the checkpoint as it is. fit.png: what Suggest has come to, and is used. Without
-a display it runs itself on a virtual screen. It takes two or three minutes.
+more. fit-before.png: the checkpoint as it is. fit.png: what Suggest has come to, and is used.
+Without a display it runs itself on a virtual screen. It takes two or three minutes.
 """
 
 from __future__ import annotations
