@@ -1,7 +1,7 @@
 """The table of docs/default_student.md: our student beside the five published ones.
 
     python scripts/checkpoint_table.py --shared ../shared --runs runs/checkpoints
-    python scripts/checkpoint_table.py --shared ../shared --runs runs/checkpoints --checkpoints mine.safetensors
+    python scripts/checkpoint_table.py ... --checkpoints mine.safetensors
 
 Every checkpoint segments sections 80-99 of SNEMI3D and all of ISBI 2012, the latter as it is and
 adapted without labels (`--adapt 1`), with the merge function and the threshold that the checkpoint
