@@ -81,5 +81,7 @@ class _Removal:
         self._callback = callback
 
     def __call__(self) -> None:
-        if self._callback in self._callbacks:
-            self._callbacks.remove(self._callback)
+        # where button, viewer and this are garbage together, this may have been emptied already
+        callbacks, callback = getattr(self, "_callbacks", []), getattr(self, "_callback", None)
+        if callback in callbacks:
+            callbacks.remove(callback)
