@@ -52,6 +52,7 @@ class Desk:
         self, voxel, modifier=Qt.KeyboardModifier.NoModifier, button=Qt.MouseButton.LeftButton
     ):
         self.viewer.dims.set_point(0, self.proofreader.layers.layer.data_to_world(voxel)[0])
+        self.qtbot.wait(1)  # what was written since may have changed the size of the canvas
         self.qtbot.mouseClick(self.native, button, modifier, self.pixel(voxel))
 
     def marks(self):
