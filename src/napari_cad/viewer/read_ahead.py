@@ -70,14 +70,11 @@ class Sections(Generic[Section]):
             if future is None or here:
                 future = Future()
             self._keep(z, future)
-        if here:
-            try:
-                future.set_result(self._make(z))
-            except Exception as error:  # noqa: BLE001 - raised again below, for all who wait
-                future.set_exception(error)
-        elif not future.done():
-            _hurry.set()
         try:
+            if here:
+                self._fulfil(future, z)
+            elif not future.done():
+                _hurry.set()
             found = future.result()
         except Exception:
             with self._lock:
@@ -87,6 +84,14 @@ class Sections(Generic[Section]):
             for neighbour in (z + 1, z - 1):
                 self._submit(neighbour, _PAUSE)
         return found
+
+    def _fulfil(self, future: Future[Section], z: int) -> None:
+        """Make a section for all who wait for it; they, too, get the error if there is one."""
+        try:
+            future.set_result(self._make(z))
+        except Exception as error:
+            future.set_exception(error)
+            raise
 
     def ahead(self, z: int) -> Future[Section] | None:
         """Have a section made soon; None where there is none, or no room for it."""
