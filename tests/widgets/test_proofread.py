@@ -35,6 +35,14 @@ class Desk:
 
     def key(self, key, modifier=Qt.KeyboardModifier.NoModifier):
         self.qtbot.keyClick(self.native, key, modifier)
+        self.settle()
+
+    def settle(self):
+        """What takes longer than a person notices goes on in a thread: wait for it."""
+        self.qtbot.waitUntil(
+            lambda: self.proofreader is None or not self.proofreader.patience.busy,
+            timeout=PATIENCE,
+        )
 
     def pixel(self, voxel):
         """Where a voxel is on the canvas."""
@@ -54,6 +62,7 @@ class Desk:
         self.viewer.dims.set_point(0, self.proofreader.layers.layer.data_to_world(voxel)[0])
         self.qtbot.wait(1)  # what was written since may have changed the size of the canvas
         self.qtbot.mouseClick(self.native, button, modifier, self.pixel(voxel))
+        self.settle()
 
     def marks(self):
         """Marks, read as they are shown: section by section."""
