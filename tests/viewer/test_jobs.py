@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 
@@ -61,6 +62,30 @@ def test_events_and_the_end_are_signalled_in_order(runner, qtbot):
     assert [event.z for event in runner.log.events] == list(range(20))
     assert runner.log.endings == ["finished"]
     assert not runner.running
+
+
+def test_old_objects_are_left_out_of_collections_until_the_outcome_is_shown(
+    runner, qtbot, monkeypatch
+):
+    monkeypatch.setattr("napari_cad.viewer.jobs._AFTERMATH", 300)
+    gc.unfreeze()
+    runner.start("example_jobs:sleep", {}, None)  # it answers requests for as long as it likes
+    assert gc.get_freeze_count() == 0
+    run(runner, "count", n=2)
+    assert gc.get_freeze_count() > 10_000
+    qtbot.waitUntil(lambda: bool(runner.log.endings), timeout=PATIENCE)
+    assert gc.get_freeze_count() > 10_000
+    qtbot.waitUntil(lambda: gc.get_freeze_count() == 0, timeout=PATIENCE)
+
+
+def test_a_runner_that_goes_leaves_nothing_out(qtbot):
+    widget = QWidget()
+    runner = JobRunner(widget)
+    gc.unfreeze()
+    runner.start("tests.nowhere:nothing", {}, "Testing")
+    assert gc.get_freeze_count()
+    widget.deleteLater()
+    qtbot.waitUntil(lambda: gc.get_freeze_count() == 0)
 
 
 def test_a_failure_is_signalled_with_its_message(runner, qtbot):

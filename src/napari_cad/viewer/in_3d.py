@@ -39,7 +39,14 @@ class In3D(QObject):
         if self._viewer.dims.ndisplay == 3:
             return
         self.hide()
+        # what stays in sight is drawn by other programs there: one thing more per turn
+        others = [layer for layer in self._viewer.layers if layer.visible]
+        for layer in others:
+            layer.visible = False
         self._turns.then(self._turn)
+        self._turns.then(self._viewer.reset_view)  # wherever the section was looked at from
+        for layer in others:
+            self._turns.then(partial(show_layer, self._viewer, layer))
 
     def hide(self) -> None:
         """Hide the volumes already; nothing in 3D. `enter` has to follow."""
@@ -52,7 +59,6 @@ class In3D(QObject):
 
     def _turn(self) -> None:
         self._viewer.dims.ndisplay = 3
-        self._viewer.reset_view()  # wherever the section was looked at from
 
     def _show_surface(self, layer: Layer) -> None:
         if self._viewer.dims.ndisplay == 3:

@@ -6,6 +6,7 @@ collected every few hundredths of a second, and cancelling only asks.
 
 from __future__ import annotations
 
+import gc
 import time
 import weakref
 from collections import deque
@@ -31,6 +32,8 @@ POLL_INTERVAL = 40
 _BAR_PAUSE = 300
 #: Seconds for which events are handed over at one look; the others have to wait for the next.
 _PATIENCE = 0.02
+#: Milliseconds after a job in which the layers of its outcome are added and drawn.
+_AFTERMATH = 5_000
 
 
 class JobRunner(QObject):
@@ -77,6 +80,9 @@ class JobRunner(QObject):
         self._bar_timer = QTimer(self)
         self._bar_timer.setInterval(_BAR_PAUSE)
         self._bar_timer.timeout.connect(self._show_bar)
+        self._aftermath = QTimer(self)
+        self._aftermath.setSingleShot(True)
+        self._aftermath.timeout.connect(gc.unfreeze)
         self._over = False
         # both, for either side may go first: the object of Python, or that of Qt
         self._ending = _Ending()
@@ -112,6 +118,10 @@ class JobRunner(QObject):
         self._timer.start()
         if description is not None:
             self._bar_timer.start()
+            # A full collection of garbage looks at all objects of napari and stops the viewer for
+            # a fifth of a second; until the outcome is shown it need not look at the old ones.
+            gc.freeze()
+            self._aftermath.stop()
         return self._run
 
     def send(self, request: Any) -> None:
@@ -176,6 +186,8 @@ class JobRunner(QObject):
     def _close(self) -> None:
         self._timer.stop()
         self._bar_timer.stop()
+        if self._description is not None:
+            self._aftermath.start(_AFTERMATH)
         self._job = self._ending.job = None
         self._waiting.clear()
         self._shown = None
@@ -201,6 +213,7 @@ class _Ending:
         if self.bar is not None:
             self.bar.close()
         self.job = self.bar = None
+        gc.unfreeze()
 
 
 class JobsEndWith(QObject):
