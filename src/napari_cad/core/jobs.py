@@ -141,8 +141,9 @@ class JobProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # its own group: Ctrl-C in the terminal is the parent's business, and ending the
-            # group ends grandchildren whose parent has already gone
-            start_new_session=POSIX,
+            # group ends grandchildren whose parent has already gone; but no session of its own,
+            # for Linux shares the cores among sessions, however nice the processes in them are
+            process_group=0 if POSIX else None,
             creationflags=0 if POSIX else _windows_flags(),
         )
         self._stderr_thread = threading.Thread(target=self._read_stderr, daemon=True)
