@@ -10,8 +10,8 @@ after the network work on a run of it, which is made at first and kept in `--wor
 are not installed have a row that says so: `pip install onnx onnxruntime openvino mwatershed`.
 
 Each way is warmed up once; medians of the rounds after that. "time / ours" is the median of the
-ratios round by round. One process and one thread, but for the network and the stage "after", which
-take all cores.
+ratios round by round. One process and one thread, but for the network and the stages "after" and
+"whole", which take all cores.
 """
 
 from __future__ import annotations
@@ -604,10 +604,44 @@ def after(material: Material) -> tuple[int, list[Way]]:
     ]
 
 
+def whole(material: Material) -> tuple[int, list[Way]]:
+    """Twenty sections, from grey values to segments, on all cores, beside the network alone."""
+    from napari_cad.core.pipeline import segment_volume
+    from napari_cad.core.registry import resolve_checkpoint
+    from napari_cad.core.section_tasks import Predictor
+    from napari_cad.core.store import SegmentationStore
+
+    run, volume = material.run, material.volume
+    checkpoint = resolve_checkpoint(material.checkpoint)
+    path = material.work / "whole.zarr"
+
+    def ours() -> None:
+        for _ in segment_volume(volume, checkpoint, run.config, path, overwrite=True):
+            pass
+
+    def network_alone() -> None:
+        store = SegmentationStore.create(
+            path,
+            volume=volume,
+            checkpoint=checkpoint.metadata,
+            config=run.config,
+            signature=run.settings["signature"],
+            overwrite=True,
+        )
+        predictor = Predictor(checkpoint, run.config, None)
+        for _ in predictor.predict(volume, store, list(range(N_SECTIONS))):
+            pass
+
+    return material.fragments.size, [
+        Way("the whole run", OURS, lambda: ours),
+        Way("the network alone, affinities stored", OURS, lambda: network_alone),
+    ]
+
+
 STAGES = {
     stage.__name__: stage
     for stage in (
-        network, fragments, edges, agglomeration, evaluation, slider, meshes, after,
+        network, fragments, edges, agglomeration, evaluation, slider, meshes, after, whole,
     )
 }  # fmt: skip
 
