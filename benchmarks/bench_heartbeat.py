@@ -39,7 +39,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
-from napari_cad.viewer.layers import Placement, find_layer, tag
+from napari_cad.viewer.layers import find_layer, tag
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.read_ahead import ReadAhead
 from napari_cad.viewer.reader import read_store
 from napari_cad.widgets.agglomerate import AgglomerateWidget

@@ -106,7 +106,8 @@ def _open(name: str) -> None:
 
 def _labels(stack: str | None = None) -> None:
     from napari_cad.core.readers import open_volume
-    from napari_cad.viewer.layers import Placement, find_layer, shown_section, tag
+    from napari_cad.viewer.layers import find_layer, shown_section, tag
+    from napari_cad.viewer.placement import Placement
     from napari_cad.widgets.segment import SegmentWidget
 
     viewer = _viewer()

@@ -103,7 +103,8 @@ def evaluate_pictures(run: Path, folder: Path) -> list[Path]:
     """Evaluate two thresholds; the worst error in 2D, both side by side in 3D."""
     from napari_cad.core.store import SegmentationStore
     from napari_cad.viewer.embedding_layers import camera_of
-    from napari_cad.viewer.layers import LutLabels, Placement
+    from napari_cad.viewer.layer_data import LutLabels
+    from napari_cad.viewer.placement import Placement
 
     viewer, widget = opened(run, "Evaluate")
     widget.arrows.number.setValue(ARROWS)

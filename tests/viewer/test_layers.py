@@ -7,18 +7,17 @@ from napari.layers import Image, Labels
 
 from napari_cad.core.errors import ShapeError, VolumeError
 from napari_cad.core.volume import VolumeSource
+from napari_cad.viewer.layer_data import ChannelsLast, LutLabels
 from napari_cad.viewer.layers import (
-    ChannelsLast,
-    LutLabels,
-    Placement,
     add_labels,
     add_or_update,
     find_layer,
     role_of,
     shown_section,
     tag,
-    volume_from_layer,
 )
+from napari_cad.viewer.placement import Placement
+from napari_cad.viewer.volumes import volume_from_layer
 
 NM = {"scale": (30, 6, 7), "translate": (60, 12, 14), "units": ("nm",) * 3}
 

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QWidget
 from napari_cad.core._lazy import LazyArray
 from napari_cad.viewer import read_ahead as module
 from napari_cad.viewer.error_layers import go_to
-from napari_cad.viewer.layers import Placement
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.read_ahead import ReadAhead, Sections, read_ahead
 from napari_cad.viewer.turns import Turns
 

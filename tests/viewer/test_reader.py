@@ -19,16 +19,12 @@ from napari_cad.core.export import export_labels
 from napari_cad.core.label_pyramid import mode_of_blocks
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions
-from napari_cad.viewer.layers import (
-    PyramidLevel,
-    find_layer,
-    role_of,
-    sendable,
-    volume_from_layer,
-)
+from napari_cad.viewer.layer_data import PyramidLevel
+from napari_cad.viewer.layers import find_layer, role_of
 from napari_cad.viewer.reader import get_reader
 from napari_cad.viewer.samples import synthetic_sample
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 
 SHAPE = (5, 32, 40)
 

@@ -11,7 +11,8 @@ import pytest
 
 import napari_cad.viewer.jobs
 from napari_cad.core.jobs import JobProcess
-from napari_cad.viewer.layers import Placement, find_layer, tag
+from napari_cad.viewer.layers import find_layer, tag
+from napari_cad.viewer.placement import Placement
 
 HERE = Path(__file__).parent
 PATIENCE = 180_000  # a busy machine

@@ -13,7 +13,9 @@ from qtpy.QtCore import QElapsedTimer, Qt, QTimer
 from napari_cad.core.errors import ShapeError
 from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.error_layers import aligned_truth, go_to
-from napari_cad.viewer.layers import LutLabels, Placement, find_layer, tag
+from napari_cad.viewer.layer_data import LutLabels
+from napari_cad.viewer.layers import find_layer, tag
+from napari_cad.viewer.placement import Placement
 
 PATIENCE = 60_000
 SHAPE = (6, 32, 40)

@@ -14,7 +14,8 @@ from napari.components import ViewerModel
 from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.config import DEVICES, PRECISIONS
 from napari_cad.core.readers import open_volume
-from napari_cad.viewer.layers import LutLabels, find_layer
+from napari_cad.viewer.layer_data import LutLabels
+from napari_cad.viewer.layers import find_layer
 from napari_cad.viewer.preferences import AS_CHECKPOINT, PLUGIN, Preferences, preferences
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._checkpoint import CheckpointChooser

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_cad.viewer.embedding_layers import camera_of
-from napari_cad.viewer.layers import Placement, Role, add_or_update, find_layer
+from napari_cad.viewer.layers import Role, add_or_update, find_layer
 from napari_cad.viewer.side_by_side import SideBySide
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_cad.core.seam_job import ComparedMap, Source
+    from napari_cad.viewer.placement import Placement
 
 _COMPARED: dict[Source, tuple[Role, str]] = {
     "student": ("student_rgb", "2D student"),

@@ -10,7 +10,6 @@ import numpy as np
 from napari.utils.colormaps import Colormap
 
 from napari_cad.viewer.layers import (
-    Placement,
     Role,
     add_or_update,
     find_layer,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from napari_cad.core.embedding_job import SectionMap, Similarities
     from napari_cad.core.projection import Which
     from napari_cad.core.stored_maps import StoredMap
+    from napari_cad.viewer.placement import Placement
     from napari_cad.viewer.turns import Turns
 
 #: Bytes of maps that a layer keeps in memory.

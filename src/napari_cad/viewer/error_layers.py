@@ -12,9 +12,8 @@ from psygnal import Signal
 
 from napari_cad.core.errors import ShapeError
 from napari_cad.viewer.embedding_layers import camera_of
+from napari_cad.viewer.layer_data import LutLabels
 from napari_cad.viewer.layers import (
-    LutLabels,
-    Placement,
     Role,
     find_layer,
     role_of,
@@ -22,10 +21,11 @@ from napari_cad.viewer.layers import (
     selection_kept,
     show_layer,
     tag,
-    volume_from_layer,
 )
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.read_ahead import read_ahead
 from napari_cad.viewer.turns import in_turn
+from napari_cad.viewer.volumes import volume_from_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

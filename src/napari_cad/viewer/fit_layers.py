@@ -9,7 +9,8 @@ import numpy as np
 from napari.layers import Labels, Shapes
 
 from napari_cad.viewer.embedding_layers import camera_of
-from napari_cad.viewer.layers import Placement, add_or_update, find_layer, tag
+from napari_cad.viewer.layers import add_or_update, find_layer, tag
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_cad.core.live_segmentation import LiveSegmentation
-from napari_cad.viewer.layers import LutLabels
+from napari_cad.viewer.layer_data import LutLabels
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

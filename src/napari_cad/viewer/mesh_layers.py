@@ -16,18 +16,11 @@ from napari_cad.core.errors import JobError, VolumeError
 from napari_cad.core.mesh_job import MESH_LABELS, MESH_RUN, MeshMade
 from napari_cad.viewer.error_layers import in_cubes, segmentation_key, shown_lut
 from napari_cad.viewer.jobs import JobRunner, RunProgress
-from napari_cad.viewer.layers import (
-    Placement,
-    find_layer,
-    run_of,
-    selection_kept,
-    sendable,
-    show_layer,
-    tag,
-    volume_from_layer,
-)
+from napari_cad.viewer.layers import find_layer, run_of, selection_kept, show_layer, tag
 from napari_cad.viewer.lut_watcher import LutWatcher
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

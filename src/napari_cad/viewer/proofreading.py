@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from napari_cad.proofreading.events import Outcome, SegmentsChanged
     from napari_cad.proofreading.session import ProofreadingSession
-    from napari_cad.viewer.layers import Placement
+    from napari_cad.viewer.placement import Placement
 
     #: Places of contacts, their affinities and areas.
     Contacts = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.uint32]]

@@ -8,7 +8,7 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_cad.viewer.layers import Placement, Role, add_labels, find_layer, redraw, tag
+from napari_cad.viewer.layers import Role, add_labels, find_layer, redraw, tag
 from napari_cad.viewer.proofreading_labels import (
     MARK_COLOURS,
     LookedUp,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from napari_cad.proofreading.cut import CutPreview
     from napari_cad.proofreading.session import ProofreadingSession
+    from napari_cad.viewer.placement import Placement
 
 #: Contacts that are drawn, those with the largest area.
 _MOST_CONTACTS = 2000

@@ -13,14 +13,8 @@ from napari_cad.core.errors import JobError, NapariCadError, ShapeError
 from napari_cad.proofreading.folder import session_folder
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.viewer.jobs import JobRunner, RunProgress
-from napari_cad.viewer.layers import (
-    Placement,
-    find_layer,
-    role_of,
-    run_of,
-    sendable,
-    volume_from_layer,
-)
+from napari_cad.viewer.layers import find_layer, role_of, run_of
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.proofreading import Proofreader
 from napari_cad.viewer.proofreading_tasks import (
     OPEN_LABELS,
@@ -28,6 +22,7 @@ from napari_cad.viewer.proofreading_tasks import (
     SourceReady,
     folder_of_labels,
 )
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

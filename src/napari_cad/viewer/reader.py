@@ -18,8 +18,10 @@ from napari_cad.core._lazy import LazyArray
 from napari_cad.core.binning import binned_shape
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.volume import EMVolume, VolumeSource
-from napari_cad.viewer.layers import ChannelsLast, Placement, PyramidLevel, tag
+from napari_cad.viewer.layer_data import ChannelsLast, PyramidLevel
+from napari_cad.viewer.layers import tag
 from napari_cad.viewer.live_labels import segments_of_run
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.read_ahead import ReadAhead
 
 if TYPE_CHECKING:

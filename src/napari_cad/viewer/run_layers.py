@@ -6,22 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from napari_cad.core.events import Event, Finished, SectionDone, StageStarted
 from napari_cad.core.store import SegmentationStore
-from napari_cad.viewer.layers import (
-    ChannelsLast,
-    LutLabels,
-    Placement,
-    Role,
-    add_or_update,
-    find_layer,
-    redraw,
-    shown_section,
-)
+from napari_cad.viewer.layer_data import ChannelsLast, LutLabels
+from napari_cad.viewer.layers import Role, add_or_update, find_layer, redraw, shown_section
 from napari_cad.viewer.live_labels import segments_of_run
 from napari_cad.viewer.turns import in_turn
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_cad.viewer.placement import Placement
     from napari_cad.viewer.turns import Turns
 
 #: Which layer shows what a stage writes.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_cad.viewer.layers import Placement, tag
+from napari_cad.viewer.layers import tag
+from napari_cad.viewer.placement import Placement
 
 if TYPE_CHECKING:
     from napari_cad.core.synthetic import SyntheticEM

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from napari.layers import Image, Labels
 
 from napari_cad.viewer.embedding_layers import grid_of
-from napari_cad.viewer.layers import METADATA_KEY, Placement, role_of
+from napari_cad.viewer.layers import METADATA_KEY, role_of
+from napari_cad.viewer.placement import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_cad.core.error_report import ErrorReport, SegmentationError
     from napari_cad.core.metrics import ContingencyTable
     from napari_cad.viewer.error_layers import ErrorLayers
-    from napari_cad.viewer.layers import Placement
+    from napari_cad.viewer.placement import Placement
 
 
 @dataclass

@@ -22,8 +22,9 @@ from napari_cad.core.jobs import Requests
 from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.fit_layers import PreviewLayers, Shown, box_layer, centred_box, drawn_box
 from napari_cad.viewer.jobs import JobRunner
-from napari_cad.viewer.layers import find_layer, sendable
+from napari_cad.viewer.layers import find_layer
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable
 from napari_cad.widgets._form import form_layout, tooltip
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from napari.layers import Image
 
 from napari_cad.core.errors import VolumeError
-from napari_cad.viewer.layers import Placement, role_of, shown_section, volume_from_layer
+from napari_cad.viewer.layers import role_of, shown_section
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.volumes import volume_from_layer
 from napari_cad.widgets._layer_chooser import LayerChooser
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from napari_cad.core.export_job import EXPORT_VOLUME, Exported
 from napari_cad.core.jobs import Requests, Served
 from napari_cad.proofreading.training_data import truth_table
 from napari_cad.viewer.jobs import JobRunner, RunProgress
-from napari_cad.viewer.layers import sendable, volume_from_layer
 from napari_cad.viewer.proofreading_labels import FrozenSegments
 from napari_cad.viewer.proofreading_tasks import TRAINING_DATA
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._form import tooltip
 from napari_cad.widgets._section_list import parse_sections
 

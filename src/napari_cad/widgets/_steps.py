@@ -10,8 +10,9 @@ from napari.layers import Labels
 
 from napari_cad.core.errors import NapariCadError
 from napari_cad.viewer.error_layers import shown_lut
-from napari_cad.viewer.layers import METADATA_KEY, role_of, run_of, volume_from_layer
+from napari_cad.viewer.layers import METADATA_KEY, role_of, run_of
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.volumes import volume_from_layer
 from napari_cad.widgets._image import grey_images
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from napari_cad.core.fit_settings import FitGrid, FitSuggested, SettingScored
 from napari_cad.core.published import PUBLISHED
 from napari_cad.viewer.checkpoints import DEFAULT, checkpoints_in, needs_download
 from napari_cad.viewer.jobs import format_seconds
-from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.preferences import preferences
+from napari_cad.viewer.volumes import sendable
 from napari_cad.widgets._checkpoint import FILTER
 from napari_cad.widgets._form import Collapsible, form_layout, tooltip
 from napari_cad.widgets._job import WidgetJob

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_cad.core.errors import ConfigError
 from napari_cad.training.data_config import VOLUME_FILE, VolumeConfig
 from napari_cad.training.fine_tune_config import Truth
-from napari_cad.viewer.layers import sendable, volume_from_layer
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 from napari_cad.widgets._labels import LabelsChooser

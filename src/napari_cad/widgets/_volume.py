@@ -10,7 +10,7 @@ from psygnal import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QSpinBox, QWidget
 
 from napari_cad.core.errors import VolumeError
-from napari_cad.viewer.layers import volume_from_layer
+from napari_cad.viewer.volumes import volume_from_layer
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_cad.core.volume import EMVolume
-    from napari_cad.viewer.layers import Placement
+    from napari_cad.viewer.placement import Placement
 
 
 class VolumeForm(QWidget):

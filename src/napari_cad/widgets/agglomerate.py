@@ -16,9 +16,10 @@ from napari_cad.core.live_segmentation import Curve, LiveSegmentation, SegmentSi
 from napari_cad.core.store import SegmentationStore
 from napari_cad.viewer.error_layers import aligned_truth
 from napari_cad.viewer.jobs import JobRunner
-from napari_cad.viewer.layers import find_layer, redraw, role_of, run_of, sendable
+from napari_cad.viewer.layers import find_layer, redraw, role_of, run_of
 from napari_cad.viewer.live_labels import LiveLabels
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.volumes import sendable
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser

@@ -23,9 +23,9 @@ from napari_cad.core.jobs import Requests
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.embedding_layers import EmbeddingLayers
 from napari_cad.viewer.jobs import JobRunner
-from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column

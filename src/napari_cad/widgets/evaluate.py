@@ -27,16 +27,12 @@ from napari_cad.viewer.error_layers import (
     shown_lut,
 )
 from napari_cad.viewer.jobs import JobsEndWith
-from napari_cad.viewer.layers import (
-    Placement,
-    run_of,
-    select_label,
-    sendable,
-    volume_from_layer,
-)
+from napari_cad.viewer.layers import run_of, select_label
 from napari_cad.viewer.lut_watcher import LutWatcher
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._arrow_choice import ArrowChoice
 from napari_cad.widgets._error_tables import ErrorTables

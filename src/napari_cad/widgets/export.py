@@ -25,8 +25,9 @@ from napari_cad.core.export_job import EXPORT_RUN, EXPORT_VOLUME, Exported
 from napari_cad.core.jobs import Requests
 from napari_cad.viewer.error_layers import shown_lut
 from napari_cad.viewer.jobs import JobRunner, RunProgress
-from napari_cad.viewer.layers import run_of, sendable, volume_from_layer
+from napari_cad.viewer.layers import run_of
 from napari_cad.viewer.state import state_of
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._labels import LabelsChooser

@@ -33,16 +33,12 @@ from napari_cad.core.measure_job import (
 from napari_cad.viewer.error_layers import go_to, shown_lut
 from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobsEndWith
-from napari_cad.viewer.layers import (
-    Placement,
-    run_of,
-    select_label,
-    sendable,
-    volume_from_layer,
-)
+from napari_cad.viewer.layers import run_of, select_label
 from napari_cad.viewer.lut_watcher import LutWatcher
 from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._job import WidgetJob

@@ -30,7 +30,7 @@ from napari_cad.core.seam_job import (
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.compared_layers import ComparedLayers
 from napari_cad.viewer.embedding_layers import camera_of
-from napari_cad.viewer.layers import sendable
+from napari_cad.viewer.volumes import sendable
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form

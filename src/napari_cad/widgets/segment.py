@@ -16,12 +16,12 @@ from napari_cad.core.events import Event, Finished, OutOfDomain, Warned
 from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.viewer.checkpoints import needs_download
 from napari_cad.viewer.jobs import format_seconds
-from napari_cad.viewer.layers import sendable
 from napari_cad.viewer.preferences import preferences
 from napari_cad.viewer.run_layers import RunLayers
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.tasks import DOWNLOAD, SEGMENT
 from napari_cad.viewer.turns import Turns
+from napari_cad.viewer.volumes import sendable
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_cad.core.published import PublishedCheckpoint
-    from napari_cad.viewer.layers import Placement
+    from napari_cad.viewer.placement import Placement
 
 
 @dataclass(frozen=True)
