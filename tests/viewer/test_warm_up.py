@@ -4,6 +4,7 @@ import gc
 import threading
 
 import numpy as np
+from qtpy.compat import isalive
 from qtpy.QtWidgets import QWidget
 
 from napari_cad.viewer import warm_up as module
@@ -33,6 +34,19 @@ def test_what_is_done_ahead_leaves_nothing_behind(make_napari_viewer, qtbot):
     np.testing.assert_array_equal(viewer.screenshot(flash=False), seen)
     glyphs = viewer.window._qt_viewer.canvas.font_info().font_manager._fonts
     assert any("7" in font._glyphs for font in glyphs.values())
+
+
+def test_it_ends_with_the_window(make_napari_viewer, qtbot, monkeypatch):
+    """Whoever asked for it may live on for a while, and so may the queue."""
+    monkeypatch.setattr(module, "_GLYPHS", "0")
+    viewer = make_napari_viewer(show=True)
+    native = viewer.window._qt_viewer.canvas.native
+    steps = module._on_canvas(viewer)
+    for _ in range(5):  # a layer is on the canvas
+        next(steps)
+    viewer.close()
+    qtbot.waitUntil(lambda: not isalive(native), timeout=PATIENCE)
+    assert not list(steps)
 
 
 def test_no_garbage_is_collected_while_libraries_are_imported(

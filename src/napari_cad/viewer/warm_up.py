@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.components import Dims
 from napari.layers import Image, Labels, Points, Surface, Vectors
+from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication
 
 from napari_cad.viewer.state import state_of
@@ -129,6 +130,13 @@ def _on_canvas(viewer: ViewerModel) -> Iterator[None]:
         return  # a viewer without a window draws nothing
     yield
     canvas = viewer.window._qt_viewer.canvas
+    steps = _drawn_ahead(canvas)
+    # the window may be closed meanwhile
+    while isalive(canvas.native) and next(steps, steps) is not steps:  # type: ignore[no-untyped-call]
+        yield
+
+
+def _drawn_ahead(canvas: Any) -> Iterator[None]:
     font = canvas.font_info().font_manager.get_font(canvas.font_info().face)
     for glyph in _GLYPHS:
         font[glyph]
@@ -163,5 +171,6 @@ def _drawn(canvas: Any, layer: Layer) -> Iterator[None]:
     try:
         yield  # Qt paints before the next turn
     finally:
-        drawn.node.parent = None
-        drawn.close()
+        if isalive(canvas.native):  # type: ignore[no-untyped-call]
+            drawn.node.parent = None
+            drawn.close()
