@@ -98,6 +98,26 @@ class Material:
         return napari_cad.segment(self.volume, path, self.checkpoint)
 
     @cached_property
+    def student(self) -> Any:
+        """The checkpoint, loaded."""
+        from napari_cad.core.registry import resolve_checkpoint
+
+        return resolve_checkpoint(self.checkpoint)
+
+    def empty_store(self, path: Path) -> SegmentationStore:
+        """Begin the same run anew, with nothing in it yet; what is at `path` goes."""
+        from napari_cad.core.store import SegmentationStore
+
+        return SegmentationStore.create(
+            path,
+            volume=self.volume,
+            checkpoint=self.student.metadata,
+            config=self.run.config,
+            signature=self.run.settings["signature"],
+            overwrite=True,
+        )
+
+    @cached_property
     def affinities(self) -> np.ndarray:
         """Stored affinities, shape (3, Z, Y, X), uint8."""
         return np.stack([self.run.read_affinities(z) for z in range(N_SECTIONS)], axis=1)
@@ -571,27 +591,17 @@ def meshes(material: Material) -> tuple[int, list[Way]]:
 def after(material: Material) -> tuple[int, list[Way]]:
     """Twenty sections, all that `segment` does once it has the affinities, on all cores."""
     from napari_cad.core.pipeline import segment_volume
-    from napari_cad.core.registry import resolve_checkpoint
-    from napari_cad.core.store import SegmentationStore
 
-    run = material.run
-    checkpoint = resolve_checkpoint(material.checkpoint)
+    config = material.run.config
     bare, used = material.work / "affinities.zarr", material.work / "after.zarr"
-    store = SegmentationStore.create(
-        bare,
-        volume=material.volume,
-        checkpoint=checkpoint.metadata,
-        config=run.config,
-        signature=run.settings["signature"],
-        overwrite=True,
-    )
+    store = material.empty_store(bare)
     for z in range(N_SECTIONS):
         store.write_affinities(z, material.affinities[:, z])
 
     def ours() -> int:
         shutil.rmtree(used, ignore_errors=True)
         shutil.copytree(bare, used)
-        finished = list(segment_volume(material.volume, checkpoint, run.config, used))[-1]
+        finished = list(segment_volume(material.volume, material.student, config, used))[-1]
         return int(finished.n_segments)
 
     return material.fragments.size, [
@@ -607,28 +617,18 @@ def after(material: Material) -> tuple[int, list[Way]]:
 def whole(material: Material) -> tuple[int, list[Way]]:
     """Twenty sections, from grey values to segments, on all cores, beside the network alone."""
     from napari_cad.core.pipeline import segment_volume
-    from napari_cad.core.registry import resolve_checkpoint
     from napari_cad.core.section_tasks import Predictor
-    from napari_cad.core.store import SegmentationStore
 
-    run, volume = material.run, material.volume
-    checkpoint = resolve_checkpoint(material.checkpoint)
+    volume, student, config = material.volume, material.student, material.run.config
     path = material.work / "whole.zarr"
 
     def ours() -> None:
-        for _ in segment_volume(volume, checkpoint, run.config, path, overwrite=True):
+        for _ in segment_volume(volume, student, config, path, overwrite=True):
             pass
 
     def network_alone() -> None:
-        store = SegmentationStore.create(
-            path,
-            volume=volume,
-            checkpoint=checkpoint.metadata,
-            config=run.config,
-            signature=run.settings["signature"],
-            overwrite=True,
-        )
-        predictor = Predictor(checkpoint, run.config, None)
+        store = material.empty_store(path)
+        predictor = Predictor(student, config, None)
         for _ in predictor.predict(volume, store, list(range(N_SECTIONS))):
             pass
 

@@ -12,6 +12,7 @@ seconds that the process had a core; those of a worker are not in it.
     pages    huge pages (core/torch_memory.py)
     kept     also, freed memory is used again: as every training is (training/freed_memory.py)
     worker   as kept, patches prepared by a process beside
+    bfloat16 as kept, in that arithmetic: where the processor has it, and only if asked for (--ways)
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ import tempfile
 import time
 from itertools import pairwise
 
-#: Way → environment, whether freed memory is kept, and processes that prepare patches.
-WAYS: dict[str, tuple[dict[str, str], bool, int]] = {
-    "before": ({"THP_MEM_ALLOC_ENABLE": "0"}, False, 0),
-    "pages": ({}, False, 0),
-    "kept": ({}, True, 0),
-    "worker": ({}, True, 1),
+#: Way → environment, whether freed memory is kept, processes that prepare patches, and arithmetic.
+WAYS: dict[str, tuple[dict[str, str], bool, int, str]] = {
+    "before": ({"THP_MEM_ALLOC_ENABLE": "0"}, False, 0, "float32"),
+    "pages": ({}, False, 0, "float32"),
+    "kept": ({}, True, 0, "float32"),
+    "worker": ({}, True, 1, "float32"),
+    "bfloat16": ({}, True, 0, "bfloat16"),
 }
 WARM_UP = 3
 
@@ -53,6 +55,7 @@ def measure(options: argparse.Namespace) -> None:
         log_every=1,
         save_every=10_000,
         device="cpu",
+        precision=options.precision,
         teacher=TeacherConfig(widths=(8, 12, 16, 20, 24)) if options.teacher else None,
         data=DataConfig(
             synthetic_weight=1.0, synthetic_volumes=1, synthetic_shape=(8, 384, 384),
@@ -76,9 +79,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--teacher", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS)[:-1])
     parser.add_argument("--workers", type=int, help="measure in this process (used by itself)")
     parser.add_argument("--kept", action="store_true", help="(used by itself)")
+    parser.add_argument("--precision", default="float32", help="(used by itself)")
     options = parser.parse_args()
     if options.workers is not None:
         measure(options)
@@ -86,10 +90,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in options.ways}
     for _ in range(options.rounds):
         for way in options.ways:
-            environment, kept, workers = WAYS[way]
+            environment, kept, workers, precision = WAYS[way]
             command = [
                 sys.executable, __file__, "--workers", str(workers),
                 "--steps", str(options.steps), "--threads", str(options.threads),
+                "--precision", precision,
                 *(["--teacher"] if options.teacher else []),
                 *(["--kept"] if kept else []),
                 *(["--cpu-time"] if options.cpu_time else []),

@@ -170,23 +170,24 @@ def test_every_level_holds_the_modes_of_the_one_before(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_does_not_grow_with_the_number_of_sections(name: str, tmp_path: Path) -> None:
-    """Nine sections more need less than two: none is kept, and much less than all is held."""
+    """Of twelve sections as much as of three, and much less than all of them."""
     peaks = []
     for n_sections in (1, 3, 12):  # the first imports what it needs
         tracemalloc.start()
-        export_labels(
-            lambda z: np.full((700, 700), z, np.uint32),
-            (n_sections, 700, 700),
-            tmp_path / f"{n_sections}{name}",
-            voxel_size=(6, 6, 6),
-            max_label=2**20,
-        )
+        # how many chunks zarr compresses side by side is chance, and worth up to a section
+        with zarr.config.set({"async.concurrency": 1}):
+            export_labels(
+                lambda z: np.full((700, 700), z, np.uint32),
+                (n_sections, 700, 700),
+                tmp_path / f"{n_sections}{name}",
+                voxel_size=(6, 6, 6),
+                max_label=2**20,
+            )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     section = 700 * 700 * 4
-    # how many chunks zarr's threads compress at a time is chance, and worth up to a section
-    assert peaks[2] < peaks[1] + 2 * section
-    assert peaks[2] < 8 * section
+    assert peaks[2] < peaks[1] + section / 2
+    assert peaks[2] < 6 * section
 
 
 def test_tiff_is_big_compressed_and_ome(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def run_of(layer: Layer) -> str | None:
 def find_layer(viewer: ViewerModel, role: Role, run: str | None = None) -> Layer | None:
     """Find a layer by role and run, whatever it is called; the topmost if there are several."""
     for layer in reversed(viewer.layers):
-        if tag_of(layer).get("role") == role and tag_of(layer).get("run") == run:
+        if role_of(layer) == role and run_of(layer) == run:
             return layer
     return None
 
