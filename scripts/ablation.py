@@ -6,19 +6,24 @@
 Each kind of loss is trained for the same number of steps on the same patches, with several seeds,
 on sections 0-69. The threshold is the one with the lowest VOI on sections 70-79, and the scores are
 those of the last (averaged) weights on sections 80-99 at that threshold; no weights are selected.
-The teacher is a narrow one that learns along, as in the publication. Stopped at any time, the
-script goes on where it was. At the defaults, one run takes some hours on one core.
+Beside them stands the loss of the affinities there, which needs no threshold and varies less. The
+teacher is a narrow one that learns along, as in the publication; in the last kind, it is the one
+that the run before it with the same losses and seed has made, and learns no more. Stopped at any
+time, the script goes on where it was. At the defaults, one run takes some hours on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from napari_cad.core.checkpoint import load_checkpoint
+from napari_cad.core.config import PRECISIONS
 from napari_cad.training.config import (
     DataConfig,
     LossConfig,
@@ -28,7 +33,10 @@ from napari_cad.training.config import (
 )
 from napari_cad.training.data import TrainingVolume, open_training_volume
 from napari_cad.training.data_config import VolumeConfig
-from training_table import best, kept, trained
+from training_table import best, kept, read_curve, trained
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TEACHER = TeacherConfig(widths=(8, 12, 16, 20, 24))
 
@@ -38,17 +46,28 @@ KINDS = {
     "cad": ("+ teacher, L_CAD", TEACHER, LossConfig(interaction=0.0)),
     "cad_fgi": ("+ teacher, L_CAD, L_FGI (recommended)", TEACHER, LossConfig()),
     "published": ("+ teacher, L_CAD, L_FGI (published)", TEACHER, LossConfig(published_fgi=True)),
+    "frozen": (
+        "+ frozen teacher of the run before, L_CAD, L_FGI (recommended)",
+        TEACHER,
+        LossConfig(),
+    ),
 }
+#: Kind whose teacher, of the same seed, the frozen one is.
+TEACHER_OF = "cad_fgi"
 
 
 def settings(kind: str, seed: int, options: argparse.Namespace) -> TrainingConfig:
     """Give the settings of one run; only losses and teacher differ between kinds."""
     _, teacher, loss = KINDS[kind]
+    if kind == "frozen":
+        made = options.runs / f"{TEACHER_OF}-{seed}" / "teacher.safetensors"
+        teacher = dataclasses.replace(TEACHER, checkpoint=str(made.absolute()), frozen=True)
     return TrainingConfig(
         name=f"ablation {kind} {seed}",
         steps=options.steps,
         seed=seed,
         device=options.device,
+        precision=options.precision,
         data=DataConfig(patch=tuple(options.patch), batch=options.batch, workers=options.workers),
         student=StudentConfig(width=options.width),
         teacher=teacher,
@@ -70,26 +89,26 @@ def volume(folder: Path, sections: tuple[int, int]) -> TrainingVolume:
 
 def table(runs: Path, seeds: list[int]) -> str:
     """Write the scores that are there as a table."""
-    lines = ["| losses | seed | threshold | VOI | split | merge | ARAND |", "|---" * 7 + "|"]
+    lines = ["| losses | seed | threshold | VOI | split | merge | ARAND | loss |", "|---" * 8 + "|"]
     for kind, (title, _, _) in KINDS.items():
-        found = []
+        rows = []
         for seed in seeds:
             run = runs / f"{kind}-{seed}"
             if not (run / "test.json").exists():
                 continue
-            # both were scored before: nothing is read but the files
-            threshold = best(kept(run / "validation.json", None, None))  # type: ignore[arg-type]
-            scores = kept(run / "test.json", None, None)[threshold]  # type: ignore[arg-type]
-            found.append(scores)
-            lines.append(f"| {title} | {seed} | {threshold:g} | {_row(scores)} |")
-        if len(found) > 1:
-            mean = {k: statistics.mean(s[k] for s in found) for k in found[0]}
-            lines.append(f"| **{title}** | mean of {len(found)} | | {_row(mean)} |")
+            threshold = best(read_curve(run / "validation.json"))
+            test = read_curve(run / "test.json")
+            s = test.scores[threshold]
+            rows.append((s.voi, s.voi_split, s.voi_merge, s.arand, test.loss))
+            lines.append(f"| {title} | {seed} | {threshold:g} | {_cells(rows[-1])} |")
+        if len(rows) > 1:
+            means = [statistics.mean(column) for column in zip(*rows, strict=True)]
+            lines.append(f"| **{title}** | mean of {len(rows)} | | {_cells(means)} |")
     return "\n".join(lines)
 
 
-def _row(scores: dict[str, float]) -> str:
-    return " | ".join(f"{scores[k]:.3f}" for k in ("voi", "voi_split", "voi_merge", "arand"))
+def _cells(values: Sequence[float]) -> str:
+    return " | ".join(f"{value:.3f}" for value in values)
 
 
 def main() -> None:
@@ -106,6 +125,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--sections", nargs=3, type=int, default=[70, 80, 100], metavar="END")
     parser.add_argument("--table", action="store_true", help="only write what is there")
     options = parser.parse_args()

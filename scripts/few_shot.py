@@ -31,7 +31,7 @@ from napari_cad.training.config import (
     TrainingConfig,
 )
 from napari_cad.training.data import TrainingVolume
-from training_table import best, kept, trained
+from training_table import best, kept, read_curve, trained
 
 if TYPE_CHECKING:
     from napari_cad.core.volume import EMVolume
@@ -127,9 +127,10 @@ def table(runs: Path, recommended: float) -> str:
             if not path.exists():
                 cells.append("")
                 continue
-            scores = kept(path, None, None)  # type: ignore[arg-type]
+            curve = read_curve(path)
+            scores = curve.scores
             at = min(scores, key=lambda t: abs(t - (0.5 if name == "scratch" else recommended)))
-            cells.append(f"{scores[at]['voi']:.3f} ({scores[best(scores)]['voi']:.3f})")
+            cells.append(f"{scores[at].voi:.3f} ({scores[best(curve)].voi:.3f})")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from napari_cad.core.metrics import Scores
 from napari_cad.training.events import StepsDone, TrainingFinished
 from napari_cad.training.loop import Trainer
-from napari_cad.training.validation import scores_at
+from napari_cad.training.validation import ScoreCurve, score_curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from napari_cad.training.config import TrainingConfig
     from napari_cad.training.data import TrainingVolume
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def trained(
@@ -42,17 +43,24 @@ def trained(
     return run / "last.safetensors"
 
 
-def kept(path: Path, student: StudentNetwork, volume: TrainingVolume) -> dict[float, Any]:
+def kept(path: Path, student: StudentNetwork, volume: TrainingVolume) -> ScoreCurve:
     """Score a student on a volume at all thresholds, or read the scores from where they are."""
     if not path.exists():
-        scores = scores_at(student, volume, THRESHOLDS)
+        curve = score_curve(student, volume, THRESHOLDS)
+        scores = {t: [s.voi_split, s.voi_merge, s.arand] for t, s in curve.scores.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({t: s.to_json() for t, s in scores.items()}))
+        partial.write_text(json.dumps({"loss": curve.loss, "scores": scores}))
         partial.replace(path)
-    return {float(t): s for t, s in json.loads(path.read_text()).items()}
+    return read_curve(path)
 
 
-def best(scores: dict[float, Any]) -> float:
+def read_curve(path: Path) -> ScoreCurve:
+    """Read what `kept` has written."""
+    found = json.loads(path.read_text())
+    return ScoreCurve(found["loss"], {float(t): Scores(*s) for t, s in found["scores"].items()})
+
+
+def best(curve: ScoreCurve) -> float:
     """Give the threshold with the lowest VOI."""
-    return min(scores, key=lambda threshold: scores[threshold]["voi"])
+    return min(curve.scores, key=lambda threshold: curve.scores[threshold].voi)

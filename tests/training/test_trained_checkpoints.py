@@ -15,7 +15,7 @@ from napari_cad.core.seam_job import ComparedMap, SeamsMeasured, WindowConfig, c
 from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
 from napari_cad.core.store import SegmentationStore
 from napari_cad.training.loop import train
-from napari_cad.training.validation import scores_at, validate
+from napari_cad.training.validation import score_curve, validate
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import make_config, make_volume
@@ -52,16 +52,16 @@ def test_a_trained_student_segments(run, tmp_path):
     assert SegmentationStore.open(tmp_path / "run.zarr").n_fragments > 0
 
 
-def test_scores_at_several_thresholds_are_those_of_one(run):
+def test_a_score_curve_is_that_of_single_validations(run):
     from napari_cad.core.checkpoint import load_checkpoint
 
     student, volume = load_checkpoint(run / "last.safetensors").build(), make_volume(1)
     cpu = InferenceConfig(device="cpu")
-    found = scores_at(student, volume, (0.2, 0.7), size=32, inference=cpu)
-    assert list(found) == [0.2, 0.7]
-    for threshold, scores in found.items():
+    curve = score_curve(student, volume, (0.2, 0.7), size=32, inference=cpu)
+    assert list(curve.scores) == [0.2, 0.7]
+    for threshold, scores in curve.scores.items():
         one = validate(student, [volume], size=32, threshold=threshold, inference=cpu)
-        assert one.scores == scores
+        assert (one.loss, one.scores) == (curve.loss, scores)
 
 
 def test_the_reference_of_the_settings_is_that_of_the_code():

@@ -125,14 +125,30 @@ def check_validation(volumes: Sequence[TrainingVolume], size: int | None = 512) 
             )
 
 
-def scores_at(
+@dataclass(frozen=True)
+class ScoreCurve:
+    """How good a student is on a volume, over agglomeration thresholds.
+
+    Parameters
+    ----------
+    loss : float
+        Of the affinities, before anything is segmented; as that of `Validation`.
+    scores : dict of float to Scores
+        By threshold.
+    """
+
+    loss: float
+    scores: dict[float, Scores]
+
+
+def score_curve(
     student: StudentNetwork,
     volume: TrainingVolume,
     thresholds: Sequence[float],
     *,
     size: int | None = None,
     inference: InferenceConfig | None = None,
-) -> dict[float, Scores]:
+) -> ScoreCurve:
     """Segment a volume once and score it at several thresholds.
 
     Parameters
@@ -144,11 +160,11 @@ def scores_at(
 
     Returns
     -------
-    dict of float to Scores
-        By threshold, in their order.
+    ScoreCurve
+        Thresholds in their order.
     """
     segmented = _segment(AffinityPredictor(student, inference), volume, size)
-    return {t: segmented.scores(t) for t in thresholds}
+    return ScoreCurve(segmented.loss, {t: segmented.scores(t) for t in thresholds})
 
 
 @dataclass(frozen=True)
