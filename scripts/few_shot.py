@@ -26,11 +26,13 @@ from napari_cad.core.readers import open_volume
 from napari_cad.core.registry import resolve_checkpoint
 from napari_cad.training.config import (
     DataConfig,
+    LossConfig,
     OptimiserConfig,
     StudentConfig,
     TrainingConfig,
 )
 from napari_cad.training.data import TrainingVolume
+from napari_cad.training.fine_tune_config import retention_for
 from training_table import best, kept, read_curve, trained
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ def adapted(path: Path, checkpoint: str, image: EMVolume, mapping: Any) -> str:
     return str(path)
 
 
-def settings(start: str | None, options: argparse.Namespace) -> TrainingConfig:
-    """Give the settings of a run, from a checkpoint or from random weights."""
+def settings(start: str | None, n: int, options: argparse.Namespace) -> TrainingConfig:
+    """Give the settings of a run with n labelled sections, from a checkpoint or random weights."""
     rate = OptimiserConfig(learning_rate=0.0005, warmup=20, decay=0.5)
     return TrainingConfig(
         name="few-shot",
@@ -62,6 +64,7 @@ def settings(start: str | None, options: argparse.Namespace) -> TrainingConfig:
         device=options.device,
         data=DataConfig(patch=(2, options.side, options.side), batch=options.batch),
         student=StudentConfig(checkpoint=start),
+        loss=LossConfig(retention=0 if start is None else retention_for(LABELLED[n])),
         optimiser=rate if start is not None else OptimiserConfig(),
     )
 
@@ -105,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         few = TrainingVolume(image.crop(POOL), labels.crop(POOL), labelled_sections=LABELLED[n])
         for name, start in (*starts.items(), ("scratch", None)):
             folder = options.runs / f"{name.replace(' ', '_')}-{n}"
-            checkpoint = trained(settings(start, options), folder, [few])
+            checkpoint = trained(settings(start, n, options), folder, [few])
             kept(_scores(options.runs, name, n), load_checkpoint(checkpoint).build(), test)
 
 

@@ -152,6 +152,7 @@ def test_a_missing_file_is_named(tmp_path):
         (OptimiserConfig, {"name": "sgd"}, "name must be one of"),
         (TrainingConfig, {"device": "tpu"}, "device must be one of"),
         (TrainingConfig, {"loss": LossConfig(slice=0.0)}, "the student learns nothing"),
+        (TrainingConfig, {"loss": LossConfig(retention=0.1)}, "give student.checkpoint"),
         (
             TrainingConfig,
             {"loss": LossConfig(slice=0.0, start_distillation=5), "teacher": TeacherConfig()},

@@ -18,7 +18,13 @@ from napari_cad.core.network import StudentNetwork
 from napari_cad.training.data_config import VolumeConfig
 from napari_cad.training.events import CheckpointSaved, StepsDone, TrainingFinished, Validated
 from napari_cad.training.fine_tune import fine_tune, read_truth
-from napari_cad.training.fine_tune_config import Compared, FineTuneConfig, Truth, split_sections
+from napari_cad.training.fine_tune_config import (
+    Compared,
+    FineTuneConfig,
+    Truth,
+    retention_for,
+    split_sections,
+)
 from napari_cad.training.run_folder import RunFolder, read_curve
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,6 +91,22 @@ def test_kept_out_sections_choose_the_weights_and_the_start_counts(tmp_path, che
     assert metadata.licence == "mine"
     assert metadata.training_data == "nothing; then fine-tuned on labelled sections"
     assert metadata.width == 2
+
+
+def test_only_what_shows_no_neighbours_is_to_be_held_on_to():
+    assert retention_for([4]) > 0
+    assert retention_for([1, 3, 5]) > 0
+    assert retention_for([0, 5, 4]) == 0
+
+
+def test_one_section_holds_on_to_what_the_student_knows_between_sections(tmp_path, checkpoint):
+    def losses(labelled, run):
+        data = truth(labelled=labelled)
+        list(fine_tune(data, checkpoint, str(tmp_path / run), SETTINGS, device="cpu"))
+        return read_curve(tmp_path / run / "curve.jsonl")[0]
+
+    assert losses((2,), "one")["retention"] > 0
+    assert "retention" not in losses((2, 3), "two")
 
 
 def test_few_sections_are_all_learned_from_and_one_is_shown(tmp_path, checkpoint):

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from napari_cad.core.checkpoint import load_checkpoint
+from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.errors import ConfigError, DeviceMemoryError, StoreMismatchError
 from napari_cad.core.inference import Device, pick_device
 from napari_cad.core.jobs import JobProcess
+from napari_cad.core.network import StudentNetwork
 from napari_cad.core.teacher import TeacherMetadata, TeacherNetwork, load_teacher, save_teacher
 from napari_cad.training.average import WeightAverage
 from napari_cad.training.config import (
     LossConfig,
     OptimiserConfig,
+    StudentConfig,
     TeacherConfig,
     ValidationConfig,
 )
@@ -183,6 +185,23 @@ def test_a_resumed_run_is_the_run_itself(tmp_path, whole, after, log_every):
     states = [RunFolder(run).load_state()["learner"] for run in (cut, whole)]
     for a, b in zip(*(s["optimiser"]["state"].values() for s in states), strict=True):
         assert same_weights(a, b)
+
+
+def test_what_is_retained_is_that_of_the_start_also_when_its_file_has_changed(tmp_path, finished):
+    start, cut, whole = tmp_path / "start.safetensors", tmp_path / "cut", tmp_path / "whole"
+    start.write_bytes((finished[0] / "best.safetensors").read_bytes())
+    config = make_config(
+        teacher=False,
+        student=StudentConfig(checkpoint=str(start)),
+        loss=LossConfig(retention=0.5),
+    )
+    data = {"volumes": [make_volume(labelled_sections=[2])]}
+    list(train(config, whole, **data))
+    interrupted(config, cut, 4, **data)
+    other = StudentNetwork(2, 3)
+    save_checkpoint(start, other, load_checkpoint(start).metadata)
+    list(resume(cut, **data))
+    assert curve(cut) == curve(whole)
 
 
 def test_a_killed_run_goes_on_to_the_last_bit(tmp_path, whole):

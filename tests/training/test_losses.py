@@ -14,6 +14,7 @@ from napari_cad.training.losses import (
     cross_loss,
     embed_pairs,
     interaction_loss,
+    retention_loss,
     slice_loss,
     teacher_loss,
 )
@@ -138,6 +139,31 @@ def reference_cross_loss(pairs, teacher, truth, clamped, unlabelled_weight):
     return sum(mean.value() for mean in means)
 
 
+def reference_retention_loss(pairs, start, truth):
+    prev, current = arrays(*pairs)
+    prev_before, before = arrays(*start)
+    unknown = [[], [], []]
+    for b, i, y, x in np.ndindex(B, prev.shape[1], H, W):
+        for (channel, cosine), (_, wanted) in zip(
+            pair_channels(prev, current, b, i, y, x),
+            pair_channels(prev_before, before, b, i, y, x),
+            strict=True,
+        ):
+            if not truth(channel, b, i + 1, y, x)[1]:
+                unknown[channel].append((cosine, max(0, wanted)))
+    loss = 0.0
+    for values in unknown:
+        positives = sum(aim > 0.5 for _, aim in values)
+        f = min(max(positives / len(values), 0.05), 0.99)
+        mean = Mean()
+        for cosine, aim in values:
+            rare = (aim > 0.5) == (f <= 0.5)
+            weight = max(f, 1 - f) / min(f, 1 - f) if rare and positives else 1
+            mean.add(error_of(cosine, aim, clamped=False), weight)
+        loss += mean.value()
+    return loss
+
+
 def reference_interaction_loss(pairs, teacher, truth, clamped):
     prev, current = arrays(*pairs)
     (g,) = arrays(teacher)
@@ -229,6 +255,34 @@ def test_interaction_loss_against_loops(clamped, depth):
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("likeness", [0.0, 2.0])
+def test_retention_loss_against_loops(likeness):
+    pairs, _, labels = make()
+    start = make()[0]
+    if likeness:  # most affinities are high then, and without it most are low
+        start = PairEmbeddings(*(embedding + likeness for embedding in start))
+    truth = Truth(labels)
+    got = retention_loss(pairs, start, truth.targets)
+    assert got.item() == pytest.approx(reference_retention_loss(pairs, start, truth), rel=1e-5)
+
+
+def test_retention_moves_only_what_has_no_truth_and_never_the_start():
+    pairs, _, labels = make(ignore=False)
+    labels[:, :, :, 2:] = IGNORE
+    start = make()[0]
+    retention_loss(pairs, start, affinity_targets(labels, TEACHER_OFFSETS)).backward()
+    for tensor in pairs:
+        assert tensor.grad[..., 2:].any()
+        assert not tensor.grad[..., :1].any()
+    assert all(tensor.grad is None for tensor in start)
+
+
+def test_a_student_that_has_not_moved_has_retained_everything():
+    pairs, _, labels = make()
+    pairs = PairEmbeddings(*(tensor.abs() for tensor in pairs))  # no negative cosine
+    assert retention_loss(pairs, pairs, Truth(labels).targets).item() == pytest.approx(0, abs=1e-9)
+
+
 def test_interaction_of_equal_embeddings_is_perfect_on_one_neurite():
     g = torch.randn(B, E, 1, H, W).expand(B, E, D, H, W)
     student = 7 * g.transpose(1, 2)[:, : D - 1]
@@ -248,6 +302,10 @@ def test_nothing_known_is_no_loss_but_has_a_graph():
     ):
         assert loss.item() == 0
         loss.backward()
+    known = affinity_targets(torch.ones(B, D, H, W, dtype=torch.int64), TEACHER_OFFSETS)
+    loss = retention_loss(pairs, make()[0], known)
+    assert loss.item() == 0
+    loss.backward()
 
 
 def test_voxels_without_truth_have_no_gradient():

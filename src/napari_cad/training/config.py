@@ -97,6 +97,12 @@ class LossConfig(Settings):
         False, "Give the teacher no gradient from L_CAD and L_FGI; published: off."
     )
     unlabelled_weight: float = setting(0.0, "Weight of voxels without truth in L_CAD.", min=0.0)
+    retention: float = setting(
+        0.0,
+        "Weight of L_keep: where there is no truth, the affinities of the checkpoint that training "
+        "goes on from are kept.",
+        min=0.0,
+    )
     balance: str = setting(
         "channel",
         "Over what positives and negatives are balanced: each offset by itself, "
@@ -242,6 +248,11 @@ class TrainingConfig(Settings):
             raise ConfigError(
                 "the student learns nothing: give loss.slice a weight, or distil from a teacher "
                 "from step 0 on"
+            )
+        if self.loss.retention > 0 and self.student.checkpoint is None:
+            raise ConfigError(
+                "loss.retention keeps what a checkpoint knows: give student.checkpoint, or set "
+                "loss.retention to 0"
             )
         if self.teacher is None:
             return

@@ -13,6 +13,7 @@ from napari_cad.core.readers import open_volume
 from napari_cad.core.registry import resolve_checkpoint
 from napari_cad.training.config import (
     DataConfig,
+    LossConfig,
     OptimiserConfig,
     StudentConfig,
     TrainingConfig,
@@ -21,7 +22,13 @@ from napari_cad.training.config import (
 from napari_cad.training.data import TrainingVolume
 from napari_cad.training.data_config import VolumeConfig
 from napari_cad.training.events import CheckpointSaved, Validated
-from napari_cad.training.fine_tune_config import Compared, FineTuneConfig, Truth, split_sections
+from napari_cad.training.fine_tune_config import (
+    Compared,
+    FineTuneConfig,
+    Truth,
+    retention_for,
+    split_sections,
+)
 from napari_cad.training.loop import Trainer
 from napari_cad.training.validation import validate
 
@@ -67,7 +74,12 @@ def read_truth(folder: str | Path) -> Truth:
 
 
 def fine_tuning(
-    checkpoint: Checkpoint, name: str, settings: FineTuneConfig, device: str = "auto"
+    checkpoint: Checkpoint,
+    name: str,
+    settings: FineTuneConfig,
+    device: str = "auto",
+    *,
+    retention: float = 0.0,
 ) -> TrainingConfig:
     """Make the settings of a training run that fine-tunes a checkpoint.
 
@@ -81,6 +93,8 @@ def fine_tuning(
         The little that is chosen.
     device : str
         Where to train.
+    retention : float
+        Weight of L_keep; see `retention_for`.
 
     Returns
     -------
@@ -99,6 +113,7 @@ def fine_tuning(
         log_every=5,
         data=DataConfig(patch=(2, side, side), batch=settings.batch),
         student=StudentConfig(checkpoint=name),
+        loss=LossConfig(retention=retention),
         optimiser=OptimiserConfig(learning_rate=settings.learning_rate, warmup=20, decay=0.5),
         validation=ValidationConfig(
             every=settings.every, size=_SIZE, at_start=True,
@@ -159,7 +174,8 @@ def fine_tune(
     if go_on:
         trainer = Trainer.resume(run, steps=settings.steps, device=device, **volumes)
     else:
-        config = fine_tuning(loaded, checkpoint, settings, device)
+        retention = retention_for(np.flatnonzero(learned.is_labelled).tolist())
+        config = fine_tuning(loaded, checkpoint, settings, device, retention=retention)
         trainer = Trainer.start(config, run, **volumes)
     if requests is not None:
         threading.Thread(target=_stop_when_asked, args=(trainer, requests), daemon=True).start()

@@ -50,10 +50,13 @@ class Learner:
         student = build_student(config)
         teacher = build_teacher(config, student.embedding_dim)
         frozen = config.teacher is not None and config.teacher.frozen
-        self.networks = DistillationStep(student, teacher, config.loss, frozen=frozen)
+        start = copy.deepcopy(student) if config.loss.retention > 0 else None
+        self.networks = DistillationStep(student, teacher, config.loss, frozen=frozen, start=start)
         self.networks.to(device.name).train()
         # on a CPU, torch takes its slowest 3D convolutions for small maps in the usual layout
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (student, start):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = build_optimiser(self.networks, config.optimiser)
@@ -154,8 +157,11 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Give all that the next step depends on, besides its number and its data."""
         on_cuda = self.device.kind == "cuda"
+        start = self.networks.start
         return {
             "networks": {name: n.state_dict() for name, n in self._learning.items()},
+            # the checkpoint it came from may be another one by then
+            "start": None if start is None else start.state_dict(),
             "averages": {name: a.state_dict() for name, a in self._averages.items()},
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -168,6 +174,8 @@ class Learner:
         for name, network in self._learning.items():
             network.load_state_dict(state["networks"][name])
             self._averages[name].load_state_dict(state["averages"][name])
+        if self.networks.start is not None:
+            self.networks.start.load_state_dict(state["start"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["torch_rng"])

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from napari_cad.core.network import ShallowFeatures
 from napari_cad.core.teacher import TEACHER_OFFSETS, offset_cosine, teacher_affinities
+from napari_cad.training.targets import class_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -283,6 +284,44 @@ def interaction_loss(
             mean = weighted_mean(error, target.weight[:, first:], target.known[:, first:])
             total, n_terms = total + count * mean, n_terms + count
     return total / max(1, n_terms)
+
+
+def retention_loss(
+    pairs: PairEmbeddings, start: PairEmbeddings, targets: Sequence[AffinityTarget]
+) -> Tensor:
+    """L_keep: the student's affinities against those that it began with, where there is no truth.
+
+    Fine-tuning on few labels forgets what they do not show: with a single labelled section, all of
+    the affinities between sections. So the student as it was before serves as a teacher for what
+    is not labelled, after the idea of learning without forgetting (Li and Hoiem, ECCV 2016).
+
+    Parameters
+    ----------
+    pairs : PairEmbeddings
+        Of the student.
+    start : PairEmbeddings
+        Of the student as it was before the first step; gets no gradient.
+    targets : sequence of AffinityTarget
+        Of the three nearest neighbours; only what is known is used.
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean over pairs of the sum over channels, as of `slice_loss`, over the unknown voxels. Their
+        class weights are those of affinities above 0.5, over the unknown voxels of the batch.
+    """
+    loss = pairs.current.new_zeros(())
+    for cosine, before, target in zip(
+        pair_cosines(pairs), pair_cosines(start), _of_pairs(targets), strict=True
+    ):
+        _, known, _ = target
+        aim = before.detach().clamp(min=0.0)
+        same = aim > 0.5
+        fraction = (same & ~known).sum().float() / (~known).sum().clamp(min=1)
+        loss = loss + weighted_mean(
+            affinity_error(cosine, aim), class_weights(same, fraction), ~known
+        )
+    return loss
 
 
 def _of_pairs(

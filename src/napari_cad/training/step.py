@@ -13,6 +13,7 @@ from napari_cad.training.losses import (
     cross_loss,
     embed_pairs,
     interaction_loss,
+    retention_loss,
     slice_loss,
     teacher_loss,
 )
@@ -46,6 +47,9 @@ class DistillationStep(nn.Module):
         Which losses, with what weights.
     frozen : bool
         Keep the teacher as it is: in evaluation mode and without gradients.
+    start : StudentNetwork, optional
+        The student as it was before the first step, whose affinities are kept where there is no
+        truth; it stays in evaluation mode and gets no gradient.
     """
 
     def __init__(
@@ -55,18 +59,24 @@ class DistillationStep(nn.Module):
         config: LossConfig,
         *,
         frozen: bool = False,
+        start: StudentNetwork | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.start = start
         self.config = config
         self.frozen = frozen
         if teacher is not None and frozen:
             teacher.requires_grad_(False)
+        if start is not None:
+            start.requires_grad_(False)
 
     def train(self, mode: bool = True) -> DistillationStep:
-        """Enter or leave training mode; a frozen teacher stays in evaluation mode."""
+        """Enter or leave training mode; what does not learn stays in evaluation mode."""
         super().train(mode)
+        if self.start is not None:
+            self.start.eval()
         if self.teacher is not None and self.frozen:
             self.teacher.eval()
         return self
@@ -90,8 +100,8 @@ class DistillationStep(nn.Module):
         loss : Tensor, scalar
             What to descend.
         parts : dict of str to Tensor
-            The losses that were computed, without weights: "teacher", "slice", "cross",
-            "interaction"; detached.
+            The losses that were computed, without weights: "teacher", "slice", "retention",
+            "cross", "interaction"; detached.
         """
         config = self.config
         offsets = OFFSETS if self.teacher is None else TEACHER_OFFSETS
@@ -103,6 +113,10 @@ class DistillationStep(nn.Module):
         parts = {}
         if config.slice > 0:
             parts["slice"] = slice_loss(pairs, targets, clamped=config.clamped) * n_pairs
+        if self.start is not None and config.retention > 0:
+            with torch.no_grad():
+                start = embed_pairs(self.start, image)
+            parts["retention"] = retention_loss(pairs, start, targets) * n_pairs
         distil = distil and (config.cross > 0 or config.interaction > 0)
         if self.teacher is not None and (distil or not self.frozen):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
