@@ -21,6 +21,7 @@ import torch
 
 from napari_cad.core.adaptation import blend_statistics, measure_statistics
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
+from napari_cad.core.config import PRECISIONS
 from napari_cad.core.preprocessing import Preprocessing
 from napari_cad.core.readers import open_volume
 from napari_cad.core.registry import resolve_checkpoint
@@ -62,6 +63,7 @@ def settings(start: str | None, n: int, options: argparse.Namespace) -> Training
         steps=options.steps if start is not None else options.scratch_steps,
         seed=options.seed,
         device=options.device,
+        precision=options.precision,
         data=DataConfig(patch=(2, options.side, options.side), batch=options.batch),
         student=StudentConfig(checkpoint=start),
         loss=LossConfig(retention=0 if start is None else retention_for(LABELLED[n])),
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--table", action="store_true", help="only write what is there")
     options = parser.parse_args()
     if not options.table:
