@@ -23,7 +23,8 @@ use_huge_pages()
 import torch  # noqa: E402
 
 from napari_cad.core.config import InferenceConfig  # noqa: E402
-from napari_cad.core.inference import AffinityPredictor, pick_device  # noqa: E402
+from napari_cad.core.device import pick_device  # noqa: E402
+from napari_cad.core.inference import AffinityPredictor  # noqa: E402
 from napari_cad.core.intensity import IntensityMapping  # noqa: E402
 from napari_cad.core.network import StudentNetwork  # noqa: E402
 from napari_cad.core.sliding_window import (  # noqa: E402

@@ -7,8 +7,9 @@ import torch
 from napari_cad.core.affinity import pair_affinities
 from napari_cad.core.checkpoint import load_checkpoint
 from napari_cad.core.config import InferenceConfig
+from napari_cad.core.device import pick_device
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
-from napari_cad.core.inference import AffinityPredictor, pick_device
+from napari_cad.core.inference import AffinityPredictor
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.tiling import RECEPTIVE_RADIUS
@@ -180,7 +181,7 @@ def test_large_sections_are_tiled_by_themselves(tiny_network, monkeypatch):
         return pair_affinities(prev, current, window)
 
     monkeypatch.setattr(predictor, "pair_affinities", watch)
-    monkeypatch.setattr("napari_cad.core.inference.Device.free_memory", lambda _: 1_000_000)
+    monkeypatch.setattr("napari_cad.core.device.Device.free_memory", lambda _: 1_000_000)
     made = next(iter(predictor.predict(EMVolume.from_array(stack), TO_UNIT)))
     assert len(seen) > 1
     assert np.abs(whole[:, 0] - made.affinities).max() <= 1
@@ -197,7 +198,7 @@ def test_a_missing_gpu_is_named():
 
 def test_half_precision_is_refused_where_the_cpu_would_emulate_it(monkeypatch):
     assert pick_device("cpu").precision == "float32"
-    monkeypatch.setattr("napari_cad.core.inference._cpu_has", lambda _: False)
+    monkeypatch.setattr("napari_cad.core.device._cpu_has", lambda _: False)
     with pytest.raises(ConfigError, match="no native bfloat16"):
         pick_device("cpu", "bfloat16")
 

@@ -250,13 +250,24 @@ def test_a_window_must_fit_the_network():
         )
 
 
-def test_too_little_memory_says_what_to_lower():
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError(), DeviceMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), DeviceMemoryError),
+        (RuntimeError("another one"), RuntimeError),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(error, expected):
     class Hungry(Fake):
         def forward(self, stack):
-            raise torch.OutOfMemoryError
+            raise error
 
-    with pytest.raises(DeviceMemoryError, match="lower the batch, then the window"):
+    with pytest.raises(expected) as caught:
         sliding_window_embedding(volume(), Hungry(), **GRIDS[0])
+    assert ("lower the batch, then the window" in str(caught.value)) == (
+        expected is not RuntimeError
+    )
 
 
 # ------------------------------------------------------------------------------------ seam score

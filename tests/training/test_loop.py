@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
+from napari_cad.core.device import Device, pick_device
 from napari_cad.core.errors import ConfigError, DeviceMemoryError, StoreMismatchError
-from napari_cad.core.inference import Device, pick_device
 from napari_cad.core.jobs import JobProcess
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.teacher import TeacherMetadata, TeacherNetwork, load_teacher, save_teacher

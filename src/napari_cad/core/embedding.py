@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from napari_cad.core.config import InferenceConfig
+from napari_cad.core.device import pick_device
 from napari_cad.core.errors import ShapeError
-from napari_cad.core.inference import pick_device
 from napari_cad.core.memory_plan import STEP_PER_VOXEL_AND_CHANNEL
 from napari_cad.core.network import ShallowFeatures, StudentNetwork, TileWindow, fold_batch_norm
 from napari_cad.core.preprocessing import Preprocessing

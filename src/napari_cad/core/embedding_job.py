@@ -256,7 +256,7 @@ class _Setting:
         run: str | None,
     ) -> _Setting:
         from napari_cad.core.adaptation import adapt
-        from napari_cad.core.inference import pick_device
+        from napari_cad.core.device import pick_device
         from napari_cad.core.preprocessing import Preprocessing
         from napari_cad.core.readers import open_source
         from napari_cad.core.registry import resolve_checkpoint

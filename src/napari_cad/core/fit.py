@@ -166,7 +166,7 @@ class Fitter:
         return Preprocessing.of(intensity, fit), fit.sampled_sections
 
     def _device(self) -> str:
-        from napari_cad.core.inference import pick_device
+        from napari_cad.core.device import pick_device
 
         return pick_device(self.inference.device, self.inference.precision).name
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 
 from napari_cad.core.affinity import pair_affinities, quantise
 from napari_cad.core.config import FragmentConfig
+from napari_cad.core.device import pick_device
 from napari_cad.core.fit import Fitter
 from napari_cad.core.fit_job import PreviewMade
 from napari_cad.core.fragments import section_fragments
-from napari_cad.core.inference import pick_device
 from napari_cad.core.network import fold_batch_norm
 from napari_cad.core.preprocessing import Preprocessing
 from napari_cad.core.projection import fit_basis, sample_voxels

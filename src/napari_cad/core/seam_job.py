@@ -177,8 +177,8 @@ def compare_seams(
     NapariCadError
         See `open_source`, `resolve_checkpoint`, `load_teacher` and `iter_section_embeddings`.
     """
+    from napari_cad.core.device import pick_device
     from napari_cad.core.embedding import SectionEmbedder, pair_of
-    from napari_cad.core.inference import pick_device
     from napari_cad.core.readers import open_source
     from napari_cad.core.registry import resolve_checkpoint
     from napari_cad.core.seams import seam_score

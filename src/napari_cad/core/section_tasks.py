@@ -101,7 +101,7 @@ def prepare_run(
         If the device is not there, the volume gives no intensity mapping, or the memory is too
         little.
     """
-    from napari_cad.core.inference import pick_device
+    from napari_cad.core.device import pick_device
     from napari_cad.core.preprocessing import Preprocessing
 
     config = replace(config, intensity=config.intensity.resolve(volume))
@@ -155,7 +155,7 @@ def check_worker(store: str, run: str, source: VolumeSource, student: Student | 
             f"{found.shape}: all workers must see the same files"
         )
     if student is not None:
-        from napari_cad.core.inference import pick_device
+        from napari_cad.core.device import pick_device
 
         inference = _on_this_device(student.config).inference
         pick_device(inference.device, inference.precision)
@@ -167,7 +167,7 @@ def measure_statistics(
 ) -> Statistics:
     """Measure what adapting the student needs; see `napari_cad.core.adaptation`."""
     from napari_cad.core import adaptation
-    from napari_cad.core.inference import pick_device
+    from napari_cad.core.device import pick_device
     from napari_cad.core.preprocessing import Preprocessing
 
     return adaptation.measure_statistics(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_cad.core.device import ran_out_of_memory
 from napari_cad.core.errors import ConfigError, DeviceMemoryError
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.seams import SeamScore, seam_score, unit_length
@@ -399,7 +400,9 @@ def _run(network: VolumeNetwork, stacks: F32, normalise: bool, autocast: torch.d
             if normalise:
                 embedding = F.normalize(embedding, dim=1, eps=1e-12)
             result: F32 = embedding.cpu().numpy()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
         raise DeviceMemoryError(
             f"{device} has too little memory for {len(stacks)} windows of {stacks.shape[1:]} at "
             "once: lower the batch, then the window"

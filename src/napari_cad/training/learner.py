@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_cad.core.device import ran_out_of_memory
 from napari_cad.core.errors import DeviceMemoryError, NapariCadError
-from napari_cad.core.inference import _ran_out_of_memory
 from napari_cad.core.network import StudentNetwork
 from napari_cad.training.average import WeightAverage
 from napari_cad.training.build import build_optimiser, build_student, build_teacher
@@ -18,7 +18,7 @@ from napari_cad.training.step import DistillationStep
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from napari_cad.core.inference import Device
+    from napari_cad.core.device import Device
     from napari_cad.core.teacher import TeacherNetwork
     from napari_cad.training.config import TrainingConfig
 
@@ -109,7 +109,7 @@ class Learner:
                 loss, parts = module(image, labels, distil)
             self.scaler.scale(loss).backward()
         except (RuntimeError, MemoryError) as error:
-            if not _ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
             data = self.config.data
             raise DeviceMemoryError(

@@ -18,8 +18,8 @@ import imageio.v3 as iio
 
 from napari_cad.core.checkpoint import save_checkpoint
 from napari_cad.core.config import InferenceConfig
+from napari_cad.core.device import pick_device
 from napari_cad.core.errors import ConfigError
-from napari_cad.core.inference import pick_device
 from napari_cad.core.teacher import save_teacher
 from napari_cad.training.build import run_facts, student_metadata, teacher_metadata
 from napari_cad.training.curves import Curves
