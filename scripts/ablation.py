@@ -25,6 +25,7 @@ import torch
 from napari_cad.core.checkpoint import load_checkpoint
 from napari_cad.core.config import PRECISIONS
 from napari_cad.training.config import (
+    AugmentConfig,
     DataConfig,
     LossConfig,
     StudentConfig,
@@ -72,6 +73,9 @@ def settings(kind: str, seed: int, options: argparse.Namespace) -> TrainingConfi
         student=StudentConfig(width=options.width),
         teacher=teacher,
         loss=loss,
+        # the published losses know no voxels without truth, so they get no blank sections; all
+        # else of a patch is as for the other kinds
+        augment=AugmentConfig(missing=0.0) if loss.published_fgi else AugmentConfig(),
     )
 
 

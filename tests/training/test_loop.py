@@ -20,6 +20,8 @@ from napari_cad.core.network import StudentNetwork
 from napari_cad.core.teacher import TeacherMetadata, TeacherNetwork, load_teacher, save_teacher
 from napari_cad.training.average import WeightAverage
 from napari_cad.training.config import (
+    AugmentConfig,
+    DataConfig,
     LossConfig,
     OptimiserConfig,
     StudentConfig,
@@ -469,6 +471,21 @@ def test_every_kind_of_loss_trains(tmp_path, loss):
     }
     total = sum(getattr(loss, k) * v for k, v in points[0].items() if hasattr(loss, k))
     assert points[0]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_published_losses_weigh_like_ours_unless_they_are_summed(tmp_path):
+    def losses(name, **settings):
+        config = make_config(steps=1, loss=LossConfig(**settings), data=DataConfig(
+            patch=(6, 32, 32), margin=0, batch=2), augment=AugmentConfig.none())  # fmt: skip
+        list(train(config, tmp_path / name, volumes=[make_volume()]))
+        return curve(tmp_path / name)[0]
+
+    ours, mean = losses("ours"), losses("mean", published_fgi=True)
+    total = losses("sum", published_fgi=True, sum_pairs=True)
+    for name in ("slice", "cross", "interaction"):
+        assert total[name] == pytest.approx(5 * mean[name], rel=1e-5)
+    assert mean["slice"] == pytest.approx(ours["slice"], rel=1e-5)
+    assert 0.5 < mean["cross"] / ours["cross"] < 2
 
 
 def test_one_process_starts_from_a_checkpoint(tmp_path, finished):

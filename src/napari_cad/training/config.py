@@ -114,13 +114,13 @@ class LossConfig(Settings):
     )
     sum_pairs: bool = setting(
         False,
-        "Sum L_slice and L_CAD over the pairs of a patch, as published, instead "
-        "of taking their mean.",
+        "Sum L_slice, L_CAD and the published L_FGI over the pairs of a patch, as published, "
+        "instead of taking their mean.",
     )
     published_fgi: bool = setting(
         False,
-        "L_FGI and L_CAD exactly as the published code computes them, with its "
-        "mistakes; for comparisons.",
+        "L_FGI and L_CAD as the published code computes them, with its mistakes; for comparisons. "
+        "They know no voxels without truth: set augment.missing to 0.",
     )
 
 

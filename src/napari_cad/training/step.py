@@ -143,12 +143,14 @@ class DistillationStep(nn.Module):
         detach = config.detach_teacher
         if config.published_fgi:
             published = published_targets(labels)
+            # both are sums over pairs; as means they weigh against L_slice what ours do
+            scale = n_pairs / (labels.shape[1] - 1)
             if config.cross > 0:
-                parts["cross"] = published_cross_loss(
+                parts["cross"] = scale * published_cross_loss(
                     pairs, embedding, published, detach_teacher=detach
                 )
             if config.interaction > 0:
-                parts["interaction"] = published_interaction_loss(
+                parts["interaction"] = scale * published_interaction_loss(
                     pairs, embedding, published, detach_teacher=detach
                 )
             return parts
