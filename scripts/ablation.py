@@ -61,8 +61,8 @@ def settings(kind: str, seed: int, options: argparse.Namespace) -> TrainingConfi
     """Give the settings of one run; only losses and teacher differ between kinds."""
     _, teacher, loss = KINDS[kind]
     if kind == "frozen":
-        made = options.runs / f"{TEACHER_OF}-{seed}" / "teacher.safetensors"
-        teacher = dataclasses.replace(TEACHER, checkpoint=str(made.absolute()), frozen=True)
+        made = str(_teacher_file(seed, options).absolute())
+        teacher = dataclasses.replace(TEACHER, checkpoint=made, frozen=True)
     return TrainingConfig(
         name=f"ablation {kind} {seed}",
         steps=options.steps,
@@ -77,6 +77,11 @@ def settings(kind: str, seed: int, options: argparse.Namespace) -> TrainingConfi
         # else of a patch is as for the other kinds
         augment=AugmentConfig(missing=0.0) if loss.published_fgi else AugmentConfig(),
     )
+
+
+def _teacher_file(seed: int, options: argparse.Namespace) -> Path:
+    path: Path = options.runs / f"{TEACHER_OF}-{seed}" / "teacher.safetensors"
+    return path
 
 
 def volume(folder: Path, sections: tuple[int, int]) -> TrainingVolume:
@@ -142,6 +147,10 @@ def main() -> None:
         # seed by seed, so that a table of fewer seeds is there early
         for seed in options.seeds:
             for kind in options.kinds:
+                if kind == "frozen" and not _teacher_file(seed, options).exists():
+                    raise SystemExit(
+                        f"the frozen teacher is that of {TEACHER_OF}: run that kind too"
+                    )
                 run = options.runs / f"{kind}-{seed}"
                 checkpoint = trained(settings(kind, seed, options), run, [train])
                 student = load_checkpoint(checkpoint).build()

@@ -21,6 +21,7 @@ import napari_cad
 from napari_cad.core.config import FitConfig
 from napari_cad.core.evaluation import evaluate_store
 from napari_cad.core.readers import open_volume
+from napari_cad.core.registry import resolve_checkpoint
 from napari_cad.core.segmentation_job import SegmentationOptions
 
 PUBLISHED = ("AC34", "CremiA", "CremiB", "CremiC", "wafer4")
@@ -36,7 +37,8 @@ TASKS: dict[str, tuple[str, str, tuple[float, float, float], tuple[int, int], fl
 def score(checkpoint: str, title: str, data: Path, runs: Path) -> dict[str, Any]:
     """Segment and evaluate, or read what was found before."""
     raw, labels, voxel_size, sections, adapt = TASKS[title]
-    run = runs / f"{Path(checkpoint).stem} {title}.zarr"
+    digest = resolve_checkpoint(checkpoint).sha256[:8]
+    run = runs / f"{Path(checkpoint).stem} {digest} {title}.zarr"
     kept = run.with_suffix(".json")
     if not kept.exists():
         volume = open_volume(data / raw, voxel_size=voxel_size).crop(sections)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from napari_cad.core.metrics import Scores
 from napari_cad.training.events import StepsDone, TrainingFinished
 from napari_cad.training.loop import Trainer
+from napari_cad.training.resolve import resolve_config
 from napari_cad.training.validation import ScoreCurve, score_curve
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ def trained(
     data: dict[str, Any] = {"volumes": volumes, "validation": validation}
     if (run / "config.json").exists():
         trainer = Trainer.resume(run, **data)
+        wanted = resolve_config(config, [volume.name for volume in volumes])
+        if trainer.config != wanted:
+            raise SystemExit(
+                f"{run} was made with other settings: take another --runs, or delete it"
+            )
     else:
         trainer = Trainer.start(config, run, **data)
     if trainer.step < trainer.config.steps:
@@ -44,13 +51,17 @@ def trained(
 
 
 def kept(path: Path, student: StudentNetwork, volume: TrainingVolume) -> ScoreCurve:
-    """Score a student on a volume at all thresholds, or read the scores from where they are."""
-    if not path.exists():
+    """Score a student on a volume at all thresholds, or read the scores from where they are.
+
+    Scores of other weights are not those that are asked for, and are made again.
+    """
+    weights = _hash(student)
+    if not path.exists() or json.loads(path.read_text())["weights"] != weights:
         curve = score_curve(student, volume, THRESHOLDS)
         scores = {t: [s.voi_split, s.voi_merge, s.arand] for t, s in curve.scores.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"loss": curve.loss, "scores": scores}))
+        partial.write_text(json.dumps({"weights": weights, "loss": curve.loss, "scores": scores}))
         partial.replace(path)
     return read_curve(path)
 
@@ -59,6 +70,13 @@ def read_curve(path: Path) -> ScoreCurve:
     """Read what `kept` has written."""
     found = json.loads(path.read_text())
     return ScoreCurve(found["loss"], {float(t): Scores(*s) for t, s in found["scores"].items()})
+
+
+def _hash(student: StudentNetwork) -> str:
+    digest = hashlib.sha256()
+    for value in student.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def best(curve: ScoreCurve) -> float:

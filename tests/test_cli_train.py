@@ -197,7 +197,7 @@ def test_minutes_end_a_run_that_can_go_on(napari_cad, files, tmp_path):
 def test_info_of_a_run(napari_cad, files, tmp_path):
     run = tmp_path / "run"
     options = ("--image", files / "image.npy", "--labels", files / "labels.npy",
-               "--validation-sections", "4:6")  # fmt: skip
+               "--sections", "0:4", "--validation-sections", "4:6")  # fmt: skip
     napari_cad("train", "--config", files / "train.toml", "-o", run, *options)
     code, out, _ = napari_cad("info", run, "--json")
     facts = json.loads(out)
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number(napari_cad, files, tmp_path, monkeypatch):
     code, _, err = napari_cad("train", "--config", files / "train.toml", "-o", tmp_path / "run")
     assert code == 1
     assert "training diverged at step 4: loss nan" in err
-    assert "there are the weights of step 2" in err
+    assert "the last good weights, those of step 2 in" in err
     weights = load_checkpoint(tmp_path / "run" / "last.safetensors").state_dict
     assert all(torch.isfinite(value).all() for value in weights.values())
 

@@ -59,6 +59,8 @@ def test_the_published_settings_are_those_of_the_publication():
     assert config.steps == 5
     assert config.data.patch == (18, 160, 160)
     assert config.loss.published_fgi
+    never = ("misalign", "missing", "defocus", "noise", "zoom", "stretch")
+    assert not any(getattr(config.augment, name) for name in never)
     assert config.optimiser.learning_rate_at(0, 10) == config.optimiser.learning_rate_at(9, 10)
     assert config.optimiser.learning_rate_at(3, 10) == 1e-4
 
@@ -78,6 +80,7 @@ def test_toml_with_paths_from_its_folder(tmp_path):
         [[data.validation]]
         image = "em.tif"
         labels = "truth.tif"
+        sections = [8, 9]
         [teacher]
         checkpoint = "teacher.safetensors"
         frozen = true
@@ -98,6 +101,38 @@ def test_toml_with_paths_from_its_folder(tmp_path):
     assert config.teacher.checkpoint == str(tmp_path / "teacher.safetensors")
     assert config.loss.cross == 0.5
     assert config.student.checkpoint is None
+
+
+def test_one_table_where_a_list_of_them_belongs_is_explained():
+    volume = {"image": "a.tif", "labels": "b.tif"}
+    with pytest.raises(ConfigError, match=r"write two brackets .* \[\[data.volumes\]\]"):
+        TrainingConfig.from_json({"data": {"volumes": volume}})
+
+
+@pytest.mark.parametrize(
+    ("learned", "kept", "both"),
+    [
+        ({}, {"sections": (70, 80)}, "70 to 79"),
+        ({"sections": (0, 75)}, {"sections": (70, 80)}, "70 to 74"),
+        ({"sections": (0, 75)}, {}, "0 to 74"),
+        ({}, {}, "from 0 on"),
+        ({"sections": (0, 70)}, {"sections": (70, 80)}, None),
+        ({"labelled_sections": (1, 2)}, {"labelled_sections": (2, 3)}, "2"),
+        ({"labelled_sections": (1, 2)}, {"labelled_sections": (3,)}, None),
+        ({"sections": (5, 20), "labelled_sections": (1, 2)}, {"sections": (6, 9)}, "6, 7"),
+        ({"sections": (5, 20), "labelled_sections": (1, 2)}, {"sections": (8, 9)}, None),
+        ({"image_dataset": "raw"}, {"image_dataset": "other"}, None),
+        ({"weight": 0.0}, {}, None),
+    ],
+)
+def test_nothing_is_validated_on_that_is_learned_from(learned, kept, both):
+    volumes = (VolumeConfig("a.h5", "b.h5", **learned),)
+    validation = (VolumeConfig("a.h5", "c.h5", **kept),)
+    if both is None:
+        DataConfig(volumes=volumes, validation=validation)
+        return
+    with pytest.raises(ConfigError, match=f"sections {both} of a.h5 are both"):
+        DataConfig(volumes=volumes, validation=validation)
 
 
 def test_a_checkpoint_is_a_name_or_a_file(tmp_path):

@@ -106,6 +106,10 @@ def test_one_section_holds_on_to_what_the_student_knows_between_sections(tmp_pat
         return read_curve(tmp_path / run / "curve.jsonl")[0]
 
     assert losses((2,), "one")["retention"] > 0
+    unpainted = truth(labelled=(2, 3), sparse=True)
+    unpainted.labels.data[3] = 0
+    list(fine_tune(unpainted, checkpoint, str(tmp_path / "unpainted"), SETTINGS, device="cpu"))
+    assert read_curve(tmp_path / "unpainted" / "curve.jsonl")[0]["retention"] > 0
     assert "retention" not in losses((2, 3), "two")
 
 
@@ -143,6 +147,19 @@ def test_a_request_stops_it_and_it_goes_on_exactly(tmp_path, checkpoint):
         assert files[0].read_bytes() == files[1].read_bytes()
     steps = [line["step"] for line in read_curve(cut / "validation.jsonl")]
     assert steps == [0, 2, 4]
+
+
+def test_a_request_before_the_first_step_counts(tmp_path, checkpoint):
+    requests: SimpleQueue[str] = SimpleQueue()
+    requests.put("stop")
+    data = truth(labelled=(2, 3))
+    events = list(
+        fine_tune(data, checkpoint, str(tmp_path), SETTINGS, device="cpu", requests=requests)
+    )
+    (finished,) = of_kind(events, TrainingFinished)
+    assert (finished.reason, finished.step < 4) == ("stopped", True)
+    list(fine_tune(data, checkpoint, str(tmp_path), SETTINGS, device="cpu", go_on=True))
+    assert read_curve(tmp_path / "curve.jsonl")[-1]["step"] == 4
 
 
 def test_a_run_that_was_killed_before_its_first_state_validates_its_start_once(

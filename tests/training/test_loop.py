@@ -264,6 +264,64 @@ def test_more_steps_go_on_from_before_the_learning_rate_fell(tmp_path):
         Trainer.resume(tmp_path / "run", volumes=[make_volume()], steps=8)
 
 
+def test_a_longer_run_that_is_killed_before_it_saves_is_still_the_longer_run(tmp_path):
+    config = make_config(teacher=False, steps=8)
+    list(train(config, tmp_path / "run", volumes=[make_volume()]))
+    events = Trainer.resume(tmp_path / "run", volumes=[make_volume()], steps=40).run()
+    next(events)
+    events.close()
+    again = Trainer.resume(tmp_path / "run", volumes=[make_volume()])
+    assert (again.step, again.config.steps) == (6, 40)
+
+
+def test_patience_begins_anew_when_a_run_is_made_longer(tmp_path):
+    config = make_config(
+        teacher=False,
+        optimiser=OptimiserConfig(learning_rate=0.0, schedule="constant", average=0.0),
+        validation=ValidationConfig(every=1, size=32, patience=2),
+    )
+    data = {"volumes": [make_volume()], "validation": [make_volume(1)]}
+    events = list(train(config, tmp_path, **data))
+    assert events[-1].reason == "patience"
+    longer = list(resume(tmp_path, steps=20, **data))
+    assert longer[-1].reason == "patience"
+    assert longer[-1].step >= events[-1].step + 2
+
+
+def test_processes_write_nothing_before_all_of_them_have_read_the_folder(tmp_path, monkeypatch):
+    config, data = make_config(teacher=False), {"volumes": [make_volume()]}
+    list(train(config, tmp_path, **data))
+    first = Trainer.resume(tmp_path, steps=40, **data)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    late = Trainer.resume(tmp_path, steps=40, **data)
+    assert (first.step, late.step) == (6, 6)
+    Trainer.start(config, tmp_path, **data)  # the first process alone decides about the folder
+
+
+def test_another_frozen_teacher_is_refused(tmp_path):
+    path, _ = teacher_file(tmp_path)
+    config = make_config(teacher=False, steps=4)
+    config = dataclasses.replace(config, teacher=TeacherConfig(checkpoint=str(path), frozen=True))
+    interrupted(config, tmp_path / "run", 4, volumes=[make_volume()])
+    again = path.read_bytes()
+    teacher_file(tmp_path, seed=6)
+    with pytest.raises(StoreMismatchError, match="another frozen teacher"):
+        Trainer.resume(tmp_path / "run", volumes=[make_volume()])
+    path.write_bytes(again)
+    list(resume(tmp_path / "run", volumes=[make_volume()]))
+
+
+def test_what_a_run_started_from_may_be_gone_once_it_has_a_state(tmp_path, finished):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes((finished[0] / "best.safetensors").read_bytes())
+    config = make_config(teacher=False, student=StudentConfig(checkpoint=str(start)))
+    interrupted(config, tmp_path / "run", 4, volumes=[make_volume()])
+    start.unlink()
+    list(resume(tmp_path / "run", volumes=[make_volume()]))
+    assert curve(tmp_path / "run")[-1]["step"] == 8
+
+
 def test_other_data_are_refused_and_moved_ones_are_not(tmp_path):
     list(train(make_config(teacher=False, steps=1), tmp_path, volumes=[make_volume()]))
     with pytest.raises(StoreMismatchError, match="other data for volumes"):
@@ -324,7 +382,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(tmp_path
         return real(self, module, image, labels, number)
 
     monkeypatch.setattr(Learner, "step", poisoned)
-    with pytest.raises(TrainingDivergedError, match=r"step 6: loss nan.*weights of step 3"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"step 6: loss nan.*those of step 3 .*--checkpoint"
+    ):
         list(train(make_config(), tmp_path, volumes=[make_volume()]))
     assert load_checkpoint(tmp_path / "last.safetensors").metadata.notes == "step 3 of 8"
     monkeypatch.setattr(Learner, "step", real)
@@ -402,8 +462,8 @@ def test_a_step_whose_half_precision_gradient_overflows_is_skipped():
 # ----------------------------------------------------------------------------- the teacher's ways
 
 
-def teacher_file(tmp_path, widths=(2, 3), embedding_dim=3):
-    torch.manual_seed(5)
+def teacher_file(tmp_path, widths=(2, 3), embedding_dim=3, seed=5):
+    torch.manual_seed(seed)
     teacher = TeacherNetwork(widths, embedding_dim)
     path = tmp_path / "teacher.safetensors"
     save_teacher(

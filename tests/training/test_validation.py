@@ -13,6 +13,7 @@ from napari_cad.core.inference import SectionAffinities
 from napari_cad.core.metrics import Scores, contingency
 from napari_cad.core.network import StudentNetwork
 from napari_cad.training import validation as module
+from napari_cad.training.config import ValidationConfig
 from napari_cad.training.targets import IGNORE, affinity_targets
 from napari_cad.training.validation import affinity_loss, check_validation, validate
 
@@ -131,5 +132,12 @@ def test_a_window_without_truth_is_refused_before_training():
     volume = make_volume()
     volume.labels.data[:, 8:40, 8:40] = 0
     with pytest.raises(ConfigError, match="has no labels"):
-        check_validation([volume], 32)
-    check_validation([volume], None)
+        check_validation([volume], ValidationConfig(size=32))
+    check_validation([volume], ValidationConfig(size=None))
+
+
+def test_one_section_has_no_loss_to_choose_by():
+    volume = make_volume(shape=(1, 48, 48))
+    check_validation([volume], ValidationConfig(size=32))
+    with pytest.raises(ConfigError, match=r"two neighbouring sections.*validation.select"):
+        check_validation([volume], ValidationConfig(size=32, select="loss"))

@@ -134,6 +134,7 @@ class TeacherNetwork(nn.Module):
                 f"{self.widths} and embedding dimension {embedding_dim}"
             )
         self.embedding_dim = embedding_dim
+        self.norm_momentum = norm_momentum
         first = self.widths[0]
         self.embed_in = nn.Conv3d(1, first, (1, 5, 5), padding=(0, 2, 2))
         self.encoder = nn.ModuleList(

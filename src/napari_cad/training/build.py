@@ -99,7 +99,7 @@ def student_metadata(
         voxel_size=first.voxel_size,
         intensity=first.given_intensity,
         merge_function=MERGE_FUNCTION,
-        threshold=config.validation.threshold,
+        threshold=config.validation.fixed_threshold,
         training_data=config.training_data or ", ".join(volume.name for volume in volumes),
         licence=config.licence,
         notes=notes,
@@ -111,12 +111,11 @@ def teacher_metadata(
 ) -> TeacherMetadata:
     """Write down what the teacher of this run needs to be used rightly."""
     student = max(volumes, key=lambda volume: volume.weight)
-    momentum = config.teacher.norm_momentum if config.teacher is not None else 0.001
     return TeacherMetadata(
         name=f"{config.name} teacher",
         widths=teacher.widths,
         embedding_dim=teacher.embedding_dim,
-        norm_momentum=momentum,
+        norm_momentum=teacher.norm_momentum,
         voxel_size=student.voxel_size,
         intensity=student.given_intensity,
         training_data=config.training_data or ", ".join(volume.name for volume in volumes),
@@ -135,13 +134,24 @@ def _source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def _frozen_teacher(config: TrainingConfig) -> str | None:
+    """Hash the file of a teacher that does not learn, and so is in no saved state."""
+    teacher = config.teacher
+    if teacher is None or not teacher.frozen or teacher.checkpoint is None:
+        return None
+    return hashlib.sha256(Path(teacher.checkpoint).expanduser().read_bytes()).hexdigest()
+
+
 def run_facts(
-    volumes: Sequence[TrainingVolume], validation: Sequence[TrainingVolume]
+    config: TrainingConfig,
+    volumes: Sequence[TrainingVolume],
+    validation: Sequence[TrainingVolume],
 ) -> dict[str, Any]:
     """Collect what a run was made from, besides its settings; `json` can write it."""
     return {
         "volumes": [volume.signature() for volume in volumes],
         "validation": [volume.signature() for volume in validation],
+        "frozen_teacher": _frozen_teacher(config),
         "versions": {
             "napari-cad": __version__,
             "napari-cad sources": _source_digest(),

@@ -194,8 +194,12 @@ class ValidationConfig(Settings):
         unit="voxels",
         min=16,
     )
-    threshold: float = setting(
-        0.5, "Agglomeration threshold of the VOI; the same in every validation.", min=0.0, max=1.0
+    threshold: float | None = setting(
+        None,
+        "Agglomeration threshold of the VOI, the same in every validation, and what the new "
+        "checkpoint recommends. By default that of the checkpoint that is gone on from, else 0.5.",
+        min=0.0,
+        max=1.0,
     )
     select: str = setting("voi", "What must be lowest.", choices=SELECTIONS)
     at_start: bool = setting(
@@ -204,6 +208,11 @@ class ValidationConfig(Settings):
     patience: int = setting(
         0, "Validations without a better one after which training stops; 0 never stops.", min=0
     )
+
+    @property
+    def fixed_threshold(self) -> float:
+        """Give the threshold, also where neither the settings nor a checkpoint say one."""
+        return 0.5 if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
@@ -319,7 +328,9 @@ class TrainingConfig(Settings):
         """Train teacher and student jointly, as the publication's code does.
 
         Without its weight-0 pass of 2D patches, which only moves the student's batch norms, and
-        with one forward pass for all pairs of a batch.
+        with one forward pass for all pairs of a batch. Patches are varied as often as there, by
+        the same transforms: flips in every patch, grey values within the ranges of ours, and
+        corners that a rotation leaves empty have no truth instead of background.
 
         Parameters
         ----------
@@ -336,6 +347,12 @@ class TrainingConfig(Settings):
             "precision": "float32",
             "data": DataConfig(patch=(18, 160, 160), margin=20, batch=2, balanced=0.0),
             "teacher": TeacherConfig(norm_momentum=0.001),
+            # each transform with probability 1/2 in half of the patches; grey values are changed
+            # for the patch or for its sections, again with probability 1/2
+            "augment": AugmentConfig(
+                rotate=0.25, zoom=0.0, stretch=0.0, elastic=0.25, misalign=0.0, missing=0.0,
+                contrast=0.125, section_contrast=0.125, defocus=0.0, noise=0.0,
+            ),
             "loss": LossConfig(
                 start_distillation=10_000, balance="published", clamped=True, sum_pairs=True,
                 published_fgi=True,

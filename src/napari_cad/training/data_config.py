@@ -109,6 +109,29 @@ class VolumeConfig(Settings):
             raise ConfigError(f"{path}: {error}") from error
         return config.relative_to(path.parent)
 
+    def truth_in_common(self, other: VolumeConfig) -> str | None:
+        """Name the sections whose truth both use, such as "70 to 79"; None if there are none."""
+        if (self.image, self.image_dataset) != (other.image, other.image_dataset):
+            return None
+        sections = [one.sections for one in (self, other) if one.sections is not None]
+        first = max((pair[0] for pair in sections), default=0)
+        stop = min((pair[1] for pair in sections), default=None)
+        labelled = [one._labelled() for one in (self, other)]
+        known = [numbers for numbers in labelled if numbers is not None]
+        if known:
+            both = set.intersection(*known)
+            in_range = sorted(z for z in both if z >= first and (stop is None or z < stop))
+            return ", ".join(str(z) for z in in_range) or None
+        if stop is None:
+            return f"from {first} on"
+        return f"{first} to {stop - 1}" if first < stop else None
+
+    def _labelled(self) -> set[int] | None:
+        if self.labelled_sections is None:
+            return None
+        first = self.sections[0] if self.sections else 0
+        return {first + z for z in self.labelled_sections}
+
     def relative_to(self, folder: Path) -> Self:
         """Take relative paths from a folder."""
         image, labels = (str(folder / Path(p).expanduser()) for p in (self.image, self.labels))
@@ -190,6 +213,15 @@ class DataConfig(Settings):
                 "the student's deepest batch norm would see one value: use a larger patch than "
                 f"{patch}, or a larger batch than {self.batch}"
             )
+        for learned in self.volumes:
+            for kept in self.validation:
+                both = learned.truth_in_common(kept) if learned.weight > 0 else None
+                if both is not None:
+                    raise ConfigError(
+                        f"sections {both} of {kept.image} are both learned from and validated on: "
+                        "give data.volumes and data.validation sections of their own (--sections "
+                        "and --validation-sections)"
+                    )
         shape = self.synthetic_shape
         if len(shape) != 3 or not all(is_whole(n, 1) for n in shape):
             raise ConfigError(f"synthetic_shape is three positive whole numbers, got {shape}")

@@ -117,7 +117,7 @@ def fine_tuning(
         optimiser=OptimiserConfig(learning_rate=settings.learning_rate, warmup=20, decay=0.5),
         validation=ValidationConfig(
             every=settings.every, size=_SIZE, at_start=True,
-            threshold=0.5 if old.threshold is None else old.threshold,
+            threshold=old.threshold,
         ),
     )  # fmt: skip
 
@@ -174,7 +174,8 @@ def fine_tune(
     if go_on:
         trainer = Trainer.resume(run, steps=settings.steps, device=device, **volumes)
     else:
-        retention = retention_for(np.flatnonzero(learned.is_labelled).tolist())
+        labelled = np.flatnonzero(learned.is_labelled).tolist()
+        retention = retention_for([z for z in labelled if learned.read_truth(z).any()])
         config = fine_tuning(loaded, checkpoint, settings, device, retention=retention)
         trainer = Trainer.start(config, run, **volumes)
     if requests is not None:
@@ -200,7 +201,7 @@ def _compare(trainer: Trainer, preview: TrainingVolume) -> Compared:
     inference = InferenceConfig(device=trainer.device.name, precision=trainer.device.precision)
     outcome = validate(
         trainer.learner.averaged_student(), [preview], size=_SIZE, inference=inference,
-        threshold=trainer.config.validation.threshold,
+        threshold=trainer.config.validation.fixed_threshold,
     )  # fmt: skip
     return Compared(trainer.step, outcome.picture, outcome.to_json(), kept_out=False)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_cad.core._entries import size_of
 from napari_cad.core.device import ran_out_of_memory
 from napari_cad.core.errors import DeviceMemoryError, NapariCadError
 from napari_cad.core.network import StudentNetwork
@@ -16,6 +17,8 @@ from napari_cad.training.build import build_optimiser, build_student, build_teac
 from napari_cad.training.step import DistillationStep
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from napari_cad.core.device import Device
@@ -36,6 +39,9 @@ class Learner:
         The settings. Torch's generator is seeded with `seed` for the random weights.
     device : Device
         Where to learn, and in which arithmetic.
+    entries : mapping, optional
+        Those of the student in a saved state, which is loaded afterwards: they say its size, and
+        the checkpoint that it came from is not needed.
 
     Attributes
     ----------
@@ -43,11 +49,13 @@ class Learner:
         Student, teacher and losses, as one module.
     """
 
-    def __init__(self, config: TrainingConfig, device: Device) -> None:
+    def __init__(
+        self, config: TrainingConfig, device: Device, entries: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.config = config
         self.device = device
         torch.manual_seed(config.seed)
-        student = build_student(config)
+        student = build_student(config) if entries is None else StudentNetwork(*size_of(entries))
         teacher = build_teacher(config, student.embedding_dim)
         frozen = config.teacher is not None and config.teacher.frozen
         start = copy.deepcopy(student) if config.loss.retention > 0 else None
@@ -126,8 +134,7 @@ class Learner:
             found = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise TrainingDivergedError(
                 f"training diverged at step {number + 1}: {found}, gradient norms "
-                f"{', '.join(f'{norm:g}' for norm in norms)}. Lower optimiser.learning_rate or "
-                "optimiser.clip, or use precision float32"
+                f"{', '.join(f'{norm:g}' for norm in norms)}"
             )
         self.scaler.step(self.optimiser)
         self.scaler.update()

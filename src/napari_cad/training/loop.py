@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import imageio.v3 as iio
@@ -35,12 +36,13 @@ from napari_cad.training.freed_memory import freed_memory_kept
 from napari_cad.training.learner import Learner, TrainingDivergedError
 from napari_cad.training.parallel import Processes
 from napari_cad.training.patches import PatchDataset, batches
+from napari_cad.training.resolve import resolve_config
 from napari_cad.training.run_folder import RunFolder, check_same_data
 from napari_cad.training.validation import check_validation, validate
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from napari_cad.core.events import Event
@@ -71,6 +73,7 @@ class Trainer:
         folder: RunFolder,
         volumes: Sequence[TrainingVolume] | None,
         validation: Sequence[TrainingVolume] | None,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -80,13 +83,16 @@ class Trainer:
             memory = config.data.memory
             volumes = [open_training_volume(one, memory) for one in config.data.volumes]
         if validation is None:
-            validation = [open_training_volume(one) for one in config.data.validation]
+            memory = config.data.memory
+            validation = [open_training_volume(one, memory) for one in config.data.validation]
         self.volumes = [*volumes, *synthetic_volumes(config.data)]
         self.validation = list(validation)
-        check_validation(self.validation, config.validation.size)
+        check_validation(self.validation, config.validation)
         self.dataset = PatchDataset(self.volumes, config.data, config.augment, config.seed)
-        self.facts = run_facts(self.volumes, self.validation)
-        self.learner = Learner(config, self.device)
+        self.facts = run_facts(config, self.volumes, self.validation)
+        self.learner = Learner(
+            config, self.device, None if state is None else state["learner"]["networks"]["student"]
+        )
         self.step = 0
         self._pending: list[dict[str, float]] = []
         self._best: dict[str, Any] = {"score": math.inf, "step": 0, "since": 0}
@@ -94,6 +100,8 @@ class Trainer:
         self._seconds = 0.0
         self._ended = ""
         self._stopping = False
+        # what the folder needs before the first step, written when all processes have read it
+        self._write_down: Callable[[], None] | None = None
 
     @classmethod
     def start(
@@ -125,10 +133,12 @@ class Trainer:
             If the settings, the data or a checkpoint cannot be used. Nothing is written then.
         """
         folder = RunFolder(run)
-        folder.check_empty()
+        if Processes.from_environment().is_first:
+            folder.check_empty()
+        names = None if volumes is None else [volume.name for volume in volumes]
+        config = resolve_config(config, names)
         trainer = cls(config, folder, volumes, validation)
-        if trainer.processes.is_first:
-            folder.create(config, trainer.facts)
+        trainer._write_down = partial(folder.create, config, trainer.facts)
         return trainer
 
     @classmethod
@@ -173,18 +183,24 @@ class Trainer:
             config = dataclasses.replace(config, device=device)
         if steps is not None:
             config = dataclasses.replace(config, steps=steps)
-        trainer = cls(config, folder, volumes, validation)
         facts = folder.read_facts()
-        check_same_data(facts, trainer.facts)
         state = folder.load_state()
-        if state is not None and config.steps != old.steps:
+        trainer = cls(config, folder, volumes, validation, state)
+        check_same_data(facts, trainer.facts)
+        other_length = state is not None and config.steps != old.steps
+        if state is not None and other_length:
             state = _before_decay(folder, state, old, config.steps)
         if state is not None:
             trainer._load(state)
-        if trainer.processes.is_first:
+
+        def write_down() -> None:
+            if state is not None and other_length:  # first: a kill in between must not mix the two
+                folder.save_state(state)
             if config != old:
                 folder.write_config(config)
             folder.note_versions(facts, trainer.step, trainer.facts["versions"])
+
+        trainer._write_down = write_down
         return trainer
 
     # ---------------------------------------------------------------------------------- running
@@ -209,14 +225,18 @@ class Trainer:
         DeviceMemoryError
             If a step does not fit into memory.
         """
-        self._stopping = False
         self.processes.join(self.device.name)
         try:
+            self.processes.agree(0)
+            if self._write_down is not None and self.processes.is_first:
+                self._write_down()
+            self._write_down = None
             with freed_memory_kept():
                 for event in self._run(minutes):
                     if self.processes.is_first:
                         yield event
         finally:
+            self._stopping = False
             self.processes.leave()
 
     def stop(self) -> None:
@@ -281,9 +301,15 @@ class Trainer:
             if self._saved != self.step:
                 yield from self._save()
         except TrainingDivergedError as error:
-            kept = f"the weights of step {self._saved}" if self._saved >= 0 else "no weights yet"
+            again = (
+                f"Start a new run from the last good weights, those of step {self._saved} in "
+                f"{self.folder.last} (student.checkpoint, or --checkpoint),"
+                if self._saved >= 0
+                else "Start a new run"
+            )
             raise TrainingDivergedError(
-                f"{error}. In {self.folder.path} there are {kept}"
+                f"{error}. {again} with a lower optimiser.learning_rate, a lower optimiser.clip "
+                "(0 is no limit), or precision float32"
             ) from error
         finally:
             if curves is not None:
@@ -315,7 +341,7 @@ class Trainer:
             student,
             self.validation,
             size=config.size,
-            threshold=config.threshold,
+            threshold=config.fixed_threshold,
             inference=InferenceConfig(device=self.device.name, precision=self.device.precision),
         )
         scores = outcome.to_json()
@@ -415,11 +441,9 @@ def _before_decay(
     folder: RunFolder, state: dict[str, Any], old: TrainingConfig, steps: int
 ) -> dict[str, Any]:
     """Choose the state from which a run with another number of steps goes on."""
+    best = state["best"] | {"since": 0}  # on disk; it stays the one to beat
     if 0 <= _decay_start(old) < state["step"]:
-        earlier = folder.load_state(before_decay=True)
-        if earlier is not None:
-            # the best checkpoint on disk stays the one to beat
-            state = earlier | {"best": state["best"] | {"since": 0}}
+        state = folder.load_state(before_decay=True) or state
     if state["step"] > steps:
         raise ConfigError(f"{folder.path} is at step {state['step']} already, got steps {steps}")
-    return state | {"ended": ""}
+    return state | {"best": best, "ended": ""}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: How long processes wait for each other: the others do, while the first one validates.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class Processes:
     def join(self, device: str) -> None:
         """Meet the others, if there are any and it was not done yet."""
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            on_gpu = device.startswith("cuda")
+            if on_gpu:  # what is exchanged must lie on this process's own GPU
+                torch.cuda.set_device(torch.device(device))
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
 
     def leave(self) -> None:
         """Part from the others."""

@@ -189,6 +189,12 @@ def check_same_data(old: dict[str, Any], new: dict[str, Any]) -> None:
                 f"the run was made with other data for {key}: expected {told}, got {found}. Give "
                 "the same files (they may have moved), or start a new run from its checkpoint"
             )
+    told, found = old.get("frozen_teacher"), new["frozen_teacher"]
+    if told is not None and told != found:  # runs from before do not say it
+        raise StoreMismatchError(
+            f"the run was made with another frozen teacher: expected a file with SHA-256 {told}, "
+            f"got {found}. Put the old file back, or start a new run from the run's checkpoint"
+        )
 
 
 def _without_paths(value: Any) -> Any:

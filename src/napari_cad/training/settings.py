@@ -73,6 +73,11 @@ class Settings(_Config):
             value = made.get(f.name)
             if part is None or value is None:
                 continue
+            if isinstance(f.default, tuple) and isinstance(value, dict):
+                raise ConfigError(
+                    f"{f.name} is a list of tables, got one table: write two brackets around the "
+                    f"name, such as [[data.{f.name}]]"
+                )
             if isinstance(value, list | tuple):
                 made[f.name] = tuple(part.from_json(one) for one in value)
             else:

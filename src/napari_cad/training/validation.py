@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.core.network import StudentNetwork
+    from napari_cad.training.config import ValidationConfig
     from napari_cad.training.data import TrainingVolume
 
     Picture = npt.NDArray[np.uint8]
@@ -100,23 +101,29 @@ def validate(
 _SCORE_NAMES = ("voi_split", "voi_merge", "arand")
 
 
-def check_validation(volumes: Sequence[TrainingVolume], size: int | None = 512) -> None:
+def check_validation(volumes: Sequence[TrainingVolume], config: ValidationConfig) -> None:
     """Make sure, before hours of training, that there is something to validate on.
 
     Parameters
     ----------
     volumes : sequence of TrainingVolume
         To validate on.
-    size : int, optional
-        As of `validate`.
+    config : ValidationConfig
+        How.
 
     Raises
     ------
     ConfigError
-        If a volume has no truth in the middle of its sections.
+        If a volume has no truth in the middle of its sections, or the loss is to choose the best
+        weights and a volume has a single section, of which it does not say anything.
     """
     for volume in volumes:
-        rows, columns = (_middle(n, size) for n in volume.shape[1:])
+        if config.select == "loss" and volume.shape[0] < 2:
+            raise ConfigError(
+                f"{volume.name}: the loss of a validation needs two neighbouring sections, got one:"
+                " take more, or set validation.select to voi"
+            )
+        rows, columns = (_middle(n, config.size) for n in volume.shape[1:])
         sections = range(volume.shape[0])
         if not any(volume.read_truth(z)[rows, columns].any() for z in sections):
             raise ConfigError(

@@ -41,6 +41,13 @@ class LossPlot(_Plot):
         self.losses, self.scores, self.steps = [], [], max(1, steps)
         self.update()
 
+    def go_on(self, step: int, steps: int) -> None:
+        """Go on from a step, towards so many: what is drawn beyond it will be done again."""
+        self.losses = [point for point in self.losses if point[0] <= step]
+        self.scores = [point for point in self.scores if point[0] <= step]
+        self.steps = max(1, steps)
+        self.update()
+
     def add_loss(self, step: int, loss: float) -> None:
         """Add a point of the line."""
         self.losses.append((step, loss))

@@ -175,7 +175,7 @@ class TrainWidget(Column):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, TrainingStarted):
-            self.plot.steps = event.steps
+            self.plot.go_on(event.step, event.steps)
             self.plot.setVisible(True)
             self.status.running(f"Training on {event.device}…", event.step, event.steps)
         elif isinstance(event, StepsDone):
@@ -189,7 +189,8 @@ class TrainWidget(Column):
             self.plot.add_score(event.step, event.scores["voi"])
             self.picture.show_section(event)
         elif isinstance(event, CheckpointSaved) and event.step:
-            self._trained = event.path
+            best = Path(event.path).with_name("best.safetensors")
+            self._trained = str(best) if best.exists() else event.path
             self._show_buttons()
         elif isinstance(event, TrainingFinished):
             self._trained = event.checkpoint if event.step else None
