@@ -34,8 +34,9 @@ def pretended(monkeypatch):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """A cache of our own, so that nothing is written into the person's."""
+    """A cache and a data folder of our own, so that nothing is written into the person's."""
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("platformdirs.user_data_path", lambda name, **_: tmp_path / "data" / name)
     return tmp_path / "cache"
 
 

@@ -127,8 +127,8 @@ def test_intensity(qtbot):
     assert form.value() == IntensityMapping("dtype", percentiles=(1, 99))
 
 
-def test_the_store_goes_beside_the_volume_or_into_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
+def test_the_store_goes_beside_the_volume_or_into_a_folder_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr("platformdirs.user_data_path", lambda name, **_: tmp_path / "ours" / name)
     data = np.zeros((1, 2, 2), np.uint8)
     folder = tmp_path / "data"
     (folder / "sections").mkdir(parents=True)
@@ -142,11 +142,11 @@ def test_the_store_goes_beside_the_volume_or_into_the_cache(tmp_path, monkeypatc
     in_memory = EMVolume(data, name="my stack [1/2]")
     assert (
         default_store_path(in_memory, "a b")
-        == tmp_path / "cache" / "napari-cad" / "runs" / "my-stack-1-2_a-b.zarr"
+        == tmp_path / "ours" / "napari-cad" / "runs" / "my-stack-1-2_a-b.zarr"
     )
     monkeypatch.setattr("os.access", lambda path, mode: False)  # a disc that cannot be written
     volume = EMVolume(data, source=VolumeSource(str(folder / "sections")))
-    assert default_store_path(volume, "AC34").parent == tmp_path / "cache" / "napari-cad" / "runs"
+    assert default_store_path(volume, "AC34").parent == tmp_path / "ours" / "napari-cad" / "runs"
 
 
 def test_status(qtbot):

@@ -373,7 +373,7 @@ def test_the_voxel_size_is_the_layers_or_typed(ready):
 def test_the_store_is_proposed_until_it_is_typed(ready, tmp_path, cache):
     _, widget = ready
     proposed = widget.output.value()
-    assert proposed.parent == cache / "napari-cad" / "runs"
+    assert proposed.parent == cache.parent / "data" / "napari-cad" / "runs"
     assert proposed.name.startswith("stack_")
     widget.checkpoint.choose("AC34")
     assert widget.output.value().name == "stack_AC34.zarr"

@@ -11,6 +11,7 @@ merges labels where the boundary is weakest, a lower one takes them apart where 
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Threshold at which the segments are the labels.
 AS_LABELLED = 0.5
+
+#: Type in which labels are hashed, by kind: that of the file does not matter.
+_DIGESTED = {"u": "<u8", "i": "<i8"}
 
 #: An affinity of one half, where there is no evidence.
 _NO_EVIDENCE = 128
@@ -82,9 +86,10 @@ def source_from_labels(
     fragments = np.zeros(shape, np.uint32)
     label_of: list[npt.NDArray[Any]] = [np.zeros(1, np.dtype(labels.dtype))]
     tables, rows = [], []
-    highest = 0
+    highest, digest = 0, hashlib.sha256(repr(shape).encode())
     for z in range(shape[0]):
         section = np.asarray(labels[z])
+        digest.update(np.ascontiguousarray(section, _DIGESTED[section.dtype.kind]))
         parts = connected_parts(section, background=0, connectivity=1)  # type: ignore[no-untyped-call]
         n = int(parts.max(initial=0))
         fragments[z] = np.where(parts > 0, parts + highest, 0)
@@ -110,6 +115,7 @@ def source_from_labels(
         affinities=affinities,
         voxel_size=voxel_size,
         notes=_notes(affinities is not None, image is not None),
+        labels=digest.hexdigest(),
     )
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from napari_cad.proofreading.decisions import Decisions
     from napari_cad.proofreading.patch import FragmentPatch, PatchVoxels
     from napari_cad.proofreading.source import ArrayLike
 
@@ -23,8 +22,8 @@ class PatchedFragments:
     ----------
     base : array-like, shape (Z, Y, X), integer
         Fragments of the store.
-    decisions : Decisions
-        Its patches, as they are at the time of asking.
+    patches : callable
+        Gives the patches in force at the time of asking.
     voxels : callable
         Gives the voxels of a patch.
     """
@@ -32,12 +31,17 @@ class PatchedFragments:
     def __init__(
         self,
         base: ArrayLike,
-        decisions: Decisions,
+        patches: Callable[[], Sequence[FragmentPatch]],
         voxels: Callable[[FragmentPatch], PatchVoxels],
     ) -> None:
         self._base = base
-        self._decisions = decisions
+        self._patches = patches
         self._voxels = voxels
+
+    def frozen(self) -> PatchedFragments:
+        """Give the fragments as they are now, whatever is edited later."""
+        patches = tuple(self._patches())
+        return PatchedFragments(self._base, lambda: patches, self._voxels)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +74,7 @@ class PatchedFragments:
         """
         result = np.asarray(self._base[key]).astype(np.uint32)  # a copy, also of what is uint32
         indices = [self._positions(k, n) for k, n in self._axes(key)]
-        for patch in self._decisions.patches:
+        for patch in self._patches():
             hits = [_inside(i, bounds) for i, bounds in zip(indices, patch.box, strict=True)]
             if all(len(hit) for hit in hits):
                 self._lay_over(result, patch, indices, hits)

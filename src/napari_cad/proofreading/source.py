@@ -73,6 +73,8 @@ class ProofreadingSource:
         Tells this segmentation from every other; JSON-able.
     notes : tuple of str
         What cannot be done with it, for the person.
+    labels : str
+        Hash of the labels that it was made from, whatever the evidence; empty if from a store.
     first, ending, first_ending : ndarray, integer, or None
         Edges by fragment, see `napari_cad.core.stored_graph`; None = they are made when needed.
     run : tuple of (str, str, float), or None
@@ -96,6 +98,7 @@ class ProofreadingSource:
     voxel_size: tuple[float, float, float] | None = None
     signature: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    labels: str = ""
     first: npt.NDArray[np.int64] | None = None
     ending: npt.NDArray[np.integer[Any]] | None = None
     first_ending: npt.NDArray[np.int64] | None = None
@@ -212,6 +215,7 @@ class ProofreadingSource:
         voxel_size: tuple[float, float, float] | None = None,
         signature: dict[str, Any] | None = None,
         notes: tuple[str, ...] = (),
+        labels: str = "",
     ) -> ProofreadingSource:
         """Make one from the columns of a region graph.
 
@@ -231,7 +235,7 @@ class ProofreadingSource:
             Contacts of each edge in voxel faces; by default 1.
         position : array-like, shape (n, 3), optional
             (z, y, x) in voxels; by default not a number.
-        sizes, boxes, centroids, fragments, affinities, voxel_size, signature, notes
+        sizes, boxes, centroids, fragments, affinities, voxel_size, signature, notes, labels
             As in the class; the graph itself is added to the signature.
 
         Raises
@@ -285,6 +289,7 @@ class ProofreadingSource:
                 "graph": graph_digest(n, low, high, columns["join_score"]),
             },
             notes=notes,
+            labels=labels,
             **columns,
         )
 

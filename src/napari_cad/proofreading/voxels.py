@@ -55,7 +55,7 @@ class SessionVoxels:
         if state.source.fragments is not None:
             self.fragments = PatchedFragments(
                 state.source.fragments,
-                state.decisions,
+                lambda: state.decisions.patches,
                 lambda patch: folder.load_patch(patch.number),
             )
 

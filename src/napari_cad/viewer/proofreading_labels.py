@@ -279,19 +279,18 @@ class FrozenSegments(LazyArray):
     Parameters
     ----------
     fragments : PatchedFragments
-        Of the session.
+        Of the session; what is divided or painted later does not count.
     table : ndarray, shape (n_fragments + 1,), uint32
         Label of every fragment; it is copied.
     """
 
     def __init__(self, fragments: PatchedFragments, table: npt.NDArray[np.uint32]) -> None:
         super().__init__(fragments.shape, np.uint32)
-        self._fragments = fragments
-        # fragments that come later are nothing
-        self._table = np.append(table, np.uint32(0))
+        self._fragments = fragments.frozen()
+        self._table = table.copy()
 
     def _read(self, z: slice, y: slice, x: slice) -> npt.NDArray[Any]:
-        result: npt.NDArray[Any] = self._table.take(self._fragments[z, y, x], mode="clip")
+        result: npt.NDArray[Any] = self._table[self._fragments[z, y, x]]
         return result
 
 

@@ -10,6 +10,7 @@ from psygnal import Signal
 from qtpy.QtCore import QObject
 
 from napari_cad.core.errors import JobError, NapariCadError, ShapeError
+from napari_cad.proofreading.errors import SessionMismatchError
 from napari_cad.proofreading.folder import session_folder
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.viewer.jobs import JobRunner, RunProgress
@@ -137,7 +138,18 @@ class SessionStarter(QObject):
             else session_folder(Path(request.run))
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        session = ProofreadingSession(source, folder, take_over=request.take_over)
+        try:
+            session = ProofreadingSession(source, folder, take_over=request.take_over)
+        except SessionMismatchError as error:
+            if request.run is not None:
+                raise
+            raise SessionMismatchError(
+                "these labels were proofread before with another image beside them, or without "
+                f"one: choose it as it was and press Start again. (That session lies in {folder}; "
+                "move it away to begin a new one.)",
+                error.expected,
+                error.found,
+            ) from error
         key = str(folder)
         old = find_layer(self._viewer, "proofread", key)
         if old is not None:  # left there by a session that has ended

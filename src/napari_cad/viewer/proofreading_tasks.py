@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pooch
 
 from napari_cad.core.events import Event, SectionDone, StageStarted
+from napari_cad.viewer.places import work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +93,10 @@ def open_labels(labels: EMVolume, image: EMVolume | None = None) -> Iterator[Eve
 
 
 def folder_of_labels(name: str, source: ProofreadingSource) -> Path:
-    """Where the session of labels without a run lies: the same labels have the same folder.
+    """Where the session of labels without a run lies.
+
+    The same labels have the same folder, whatever the layer is called and whatever image is beside
+    them.
 
     Parameters
     ----------
@@ -100,7 +104,18 @@ def folder_of_labels(name: str, source: ProofreadingSource) -> Path:
         Of the labels, for people.
     source : ProofreadingSource
         What was made of them.
+
+    Returns
+    -------
+    Path
+        Of the session that there is, else of a new one.
     """
+    # where sessions were before: named by the graph, in the cache
+    before = Path(pooch.os_cache("napari-cad")) / "proofreading"
+    home = work_folder() / "proofreading"
+    digest = source.labels[:16]
+    for place, end in ((home, digest), (before, str(source.signature.get("graph", ""))[:12])):
+        for known in sorted(place.glob(f"*-{end}")):
+            return known / "session"
     plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:40]
-    digest = str(source.signature.get("graph", ""))[:12]
-    return Path(pooch.os_cache("napari-cad")) / "proofreading" / f"{plain}-{digest}" / "session"
+    return home / f"{plain}-{digest}" / "session"

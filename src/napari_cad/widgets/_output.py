@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pooch
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
@@ -19,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_cad.core.errors import ConfigError
+from napari_cad.viewer.places import work_folder
 from napari_cad.viewer.preferences import preferences
 from napari_cad.widgets._form import tooltip
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def default_store_path(volume: EMVolume, checkpoint: str) -> Path:
-    """Choose a place for a run: the preferred folder, else beside the volume's file, else a cache.
+    """Choose a place for a run: the preferred folder, else beside the volume's file, else our own.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def default_store_path(volume: EMVolume, checkpoint: str) -> Path:
     Path
         The same for the same volume and checkpoint, so that a run can go on where it stopped.
     """
-    name, folder = volume.name, Path(pooch.os_cache("napari-cad")) / "runs"
+    name, folder = volume.name, work_folder() / "runs"
     if volume.source is not None:
         beside = Path(volume.source.path)
         name = beside.stem if beside.is_file() else beside.name.removesuffix(".zarr")

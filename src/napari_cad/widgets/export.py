@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pooch
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -26,6 +25,7 @@ from napari_cad.core.jobs import Requests
 from napari_cad.viewer.error_layers import shown_lut
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import run_of
+from napari_cad.viewer.places import work_folder
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._column import Column
@@ -241,9 +241,9 @@ class ExportWidget(Column):
 
 
 def _folder(run: str | None) -> Path:
-    """Where a person will look: beside the run, unless that is in a cache."""
+    """Where a person will look: beside the run, unless that is in a folder of ours."""
     if run is not None:
-        folder, cache = Path(run).parent, Path(pooch.os_cache("napari-cad"))
-        if not folder.is_relative_to(cache) and os.access(folder, os.W_OK):
+        folder = Path(run).parent
+        if not folder.is_relative_to(work_folder()) and os.access(folder, os.W_OK):
             return folder
     return Path.home()

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pooch
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_cad.core.errors import JobError, NapariCadError
@@ -20,6 +19,7 @@ from napari_cad.training.events import (
 )
 from napari_cad.training.fine_tune_config import FINE_TUNE, Compared, FineTuneConfig
 from napari_cad.viewer.jobs import JobRunner, format_seconds
+from napari_cad.viewer.places import work_folder
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._column import Column
@@ -169,7 +169,7 @@ class TrainWidget(Column):
             return  # of the run that is shown, and which may be gone on with
         parts = (self.truth.name(), self.checkpoint.label())
         stem = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts if part)
-        self.output.propose(Path(pooch.os_cache("napari-cad")) / "training", stem or "student")
+        self.output.propose(work_folder() / "training", stem or "student")
 
     # ------------------------------------------------------------------ events → plots
 
