@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ import tifffile
 import torch
 
 from napari_cad import cli
+from napari_cad.api import segment
 from napari_cad.core.checkpoint import save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
+from napari_cad.core.config import InferenceConfig
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.readers import open_volume
+from napari_cad.core.segmentation_job import SegmentationOptions
 from napari_cad.core.store import SegmentationStore
 from napari_cad.core.synthetic import synthetic_em
 
@@ -83,6 +87,58 @@ def test_segment_for_machines(napari_cad, files, tmp_path):
     assert events[-1]["event"] == "Finished"
     intensity = SegmentationStore.open(tmp_path / "run.zarr").config.intensity
     assert (intensity.low, intensity.high, intensity.invert) == (10, 250, True)
+
+
+def test_inverting_16_bit_data_keeps_its_percentiles(napari_cad, tmp_path, files):
+    """Over the whole range of the type, 12-bit data would be black."""
+    volume = np.random.default_rng(0).integers(0, 4000, (2, 32, 32), np.uint16)
+    np.save(tmp_path / "wide.npy", volume)
+    found = []
+    for name, options in (("a.zarr", []), ("b.zarr", ["--invert"])):
+        code, _, err = napari_cad(
+            "segment", tmp_path / "wide.npy", "-c", files / "tiny.safetensors", "-o",
+            tmp_path / name, "--device", "cpu", "--workers", "0", "--json", *options,
+        )  # fmt: skip
+        assert code == 0, err
+        found.append(SegmentationStore.open(tmp_path / name).config.intensity)
+    assert found[0].high < 4000
+    assert found[1] == replace(found[0], invert=True)
+
+
+@pytest.mark.parametrize("command", ["segment", "fit"])
+def test_limits_and_another_way_to_find_them_are_refused(napari_cad, files, command):
+    code, _, err = napari_cad(
+        command, files / "stack.tif", "--intensity", "percentiles", "--limits", "0,65535"
+    )
+    assert code == 2
+    assert "--intensity percentiles" in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [([], "the same command goes on"), (["--overwrite"], "the same command without --overwrite")],
+)
+def test_what_is_advised_after_ctrl_c_keeps_the_work(
+    napari_cad, files, tmp_path, monkeypatch, options, words
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("napari_cad.cli._progress.follow", interrupted)
+    store = tmp_path / "run.zarr"
+    code, _, err = napari_cad("segment", files / "stack.tif", "-o", store, *options)
+    assert code == 130
+    assert words in err
+
+
+def test_a_volume_of_one_fragment(files, tmp_path):
+    """It has no edge, so there is nothing to agglomerate."""
+    store = segment(
+        np.zeros((1, 7, 5), np.uint8), tmp_path / "run.zarr", files / "tiny.safetensors",
+        options=SegmentationOptions(inference=InferenceConfig(device="cpu"), workers=0),
+    )  # fmt: skip
+    assert len(store.region_graph()) == 0
+    np.testing.assert_array_equal(store.lut(), np.arange(store.n_fragments + 1))
 
 
 def test_a_second_call_has_nothing_left_to_do(napari_cad, files, run):

@@ -87,6 +87,38 @@ def test_the_errors_are_listed(napari_cad, files, what):
     assert "errors" not in json.loads(out)
 
 
+def test_errors_without_a_join_score_are_valid_json(napari_cad, files, monkeypatch):
+    """As those of a multicut, whose edges are cut at every threshold."""
+
+    def never(store):
+        return np.full(len(store.region_graph()), np.inf, np.float32)
+
+    monkeypatch.setattr(SegmentationStore, "join_scores", never)
+    code, out, _ = napari_cad(
+        "evaluate", files / "run.zarr", files / "truth.tif", "--errors", 3, "--json",
+        "--least-voxels", 100,
+    )  # fmt: skip
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert code == 0
+    assert json.loads(out, parse_constant=refuse)["errors"][0]["score"] is None
+
+
+@pytest.mark.parametrize("threshold", ["50", "-0.1", "nan", "inf"])
+@pytest.mark.parametrize("command", ["export", "measure", "meshes"])
+def test_a_threshold_that_means_nothing_is_refused(napari_cad, files, tmp_path, command, threshold):
+    options = ["--largest", "1"] if command == "meshes" else []
+    output = tmp_path / {"export": "labels.tif", "measure": "a.csv", "meshes": "meshes"}[command]
+    code, _, err = napari_cad(
+        command, files / "run.zarr", "-o", output, f"--threshold={threshold}", *options
+    )
+    assert code == 2
+    assert "--threshold" in err
+    assert not output.exists()
+
+
 def test_measure_writes_tables(napari_cad, files, tmp_path):
     table, graph = tmp_path / "segments.csv", tmp_path / "contacts.graphml"
     code, out, _ = napari_cad("measure", files / "run.zarr", "-o", table, "--contacts", graph)

@@ -193,6 +193,19 @@ def test_a_graph_that_does_not_fit_is_agglomerated_in_parts_and_says_so(store, m
     assert len(np.unique(tree.lut(1))) == len(np.unique(store.merge_tree("quantile75").lut(1)))
 
 
+@pytest.mark.parametrize("name", ["median", "quantile75"])
+def test_a_graph_without_an_edge_has_nothing_to_merge(tmp_path, make_run, name):
+    """One fragment in one section, as in a first try on a crop."""
+    store = make_run(tmp_path / "run.zarr", shape=(1, 3, 3))
+    assert (store.n_fragments, len(store.region_graph())) == (1, 0)
+
+    agglomerate(store, name)
+
+    history = store.merge_history(name)
+    assert_same_history(history, agglomerate_graph(store.region_graph(), name))
+    np.testing.assert_array_equal(store.merge_tree(name).lut(0.5), [0, 1])
+
+
 @pytest.mark.usefixtures("ours")
 def test_a_memory_too_small_for_a_section_is_refused(store):
     with pytest.raises(ConfigError, match=r"section 0 alone needs .* give it more"):

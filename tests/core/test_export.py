@@ -15,6 +15,7 @@ import zarr
 
 from napari_cad.core.errors import ConfigError, ShapeError, StoreError, VolumeError
 from napari_cad.core.export import export_labels, smallest_dtype
+from napari_cad.core.export_job import export_volume
 from napari_cad.core.label_pyramid import mode_of_blocks
 from napari_cad.core.readers import is_label_image, list_datasets, open_levels, open_volume
 
@@ -354,3 +355,92 @@ def test_places_and_numbers_are_checked_first(tmp_path: Path) -> None:
         export_labels(section, (1, 2, 2), tmp_path / "a.h5", voxel_size=(0, 1, 1))
     with pytest.raises(VolumeError, match="at least one voxel"):
         export_labels(section, (1, 0, 2), tmp_path / "a.h5", voxel_size=None)
+
+
+def store_at(path: Path) -> Path:
+    """Make what is told from other folders as a store: a group with the attribute of one."""
+    group = zarr.create_group(path, attributes={"napari_cad": {"format": 2}})
+    group.create_array("fragments", data=np.arange(4))
+    return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = folder.rglob("*")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in found if file.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["run.zarr", "run.zarr/a.zarr", "run.zarr/fragments/a.tif"])
+def test_nothing_is_written_over_or_into_a_store(
+    name: str, overwrite: bool, tmp_path: Path
+) -> None:
+    store_at(tmp_path / "run.zarr")
+    before = files_of(tmp_path)
+    array = labels(5)
+    expected = "say overwrite" if (name, overwrite) == ("run.zarr", False) else "never writes into"
+    with pytest.raises(StoreError, match=expected):
+        export_labels(
+            array.__getitem__,
+            array.shape,
+            tmp_path / name,
+            voxel_size=None,
+            overwrite=overwrite,
+        )
+    assert files_of(tmp_path) == before
+
+
+def test_no_folder_but_a_label_image_is_replaced(tmp_path: Path) -> None:
+    raw, theses, mixed = (tmp_path / name for name in ("raw.zarr", "theses.zarr", "mixed.zarr"))
+    zarr.create_array(raw, data=labels(5))
+    theses.mkdir()
+    (theses / "mine.txt").write_text("ten years of work")
+    array = labels(5)
+    export_labels(array.__getitem__, array.shape, mixed, voxel_size=None)
+    store_at(mixed / "run.zarr")
+    before = files_of(tmp_path)
+    for path in (raw, theses, mixed):
+        with pytest.raises(StoreError, match=rf"{path.name}: expected a label image"):
+            export_labels(array.__getitem__, array.shape, path, voxel_size=None, overwrite=True)
+    assert files_of(tmp_path) == before
+
+
+def test_what_becomes_a_store_during_the_export_stays(tmp_path: Path) -> None:
+    array = labels(5)
+
+    def section(z: int) -> Array:
+        if z == 3:
+            store_at(tmp_path / "a.zarr")
+        return array[z]
+
+    with pytest.raises(StoreError, match="never writes into"):
+        export_labels(
+            section, array.shape, tmp_path / "a.zarr", voxel_size=None, max_label=5, overwrite=True
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    assert "fragments/zarr.json" in files_of(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("a.zarr", "a.zarr"), ("a.h5", "a.h5"), ("a.zarr", "a.zarr/b.tif"), ("b/a.h5", "b")],
+)
+def test_the_source_is_not_written_over(source: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    array = labels(5)
+    export_labels(array.__getitem__, array.shape, tmp_path / source, voxel_size=None)
+    before = files_of(tmp_path)
+    opened = open_volume(tmp_path / source)
+    if target != "b":  # which has no suffix
+        with pytest.raises(StoreError, match="apart from what is exported"):
+            list(export_volume(opened, str(tmp_path / target), overwrite=True))
+    with pytest.raises(StoreError, match="apart from what is exported"):
+        export_labels(
+            array.__getitem__,
+            array.shape,
+            tmp_path / target,
+            voxel_size=None,
+            format="ome-zarr",
+            overwrite=True,
+            source=tmp_path / source,
+        )
+    assert files_of(tmp_path) == before

@@ -88,6 +88,19 @@ def test_suggest_ranks_what_it_has_tried(checkpoint, volume):
     assert [r.agreement for r in again.ranking] == agreements
 
 
+def test_inverting_keeps_the_percentiles(checkpoint, volume, monkeypatch):
+    """Of data that is not uint8; as in a run."""
+    monkeypatch.setattr(fit_module, "reversal_agreement", lambda *_: 0.5)
+    wide = EMVolume.from_array(volume.data[:].astype(np.uint16) * 16)
+    path = str(checkpoint.path)
+    plain, inverted = (
+        list(suggest(wide, [path], invert=invert, inference=CPU, n_crops=1))[-1].best.setting
+        for invert in (False, True)
+    )
+    assert plain.intensity.high < 4096
+    assert inverted.intensity == replace(plain.intensity, invert=True)
+
+
 def test_of_equals_the_student_as_it_is_is_suggested(checkpoint, volume, monkeypatch):
     monkeypatch.setattr(fit_module, "reversal_agreement", lambda *_: 0.5)
     last = list(suggest(volume, [str(checkpoint.path)], inference=CPU))[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -147,6 +148,17 @@ def test_a_perfect_segmentation_has_none():
     fragments = columns(4, 4, 4)
     report, _ = find(fragments + 10, fragments, np.arange(4))
     assert report.errors == report.neurites == report.segments == ()
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf, 0.25])
+def test_a_report_is_valid_json(score):
+    """Edges that a multicut cuts never join, and those of absorbed fragments always do."""
+    fragments = columns(4, 4)
+    truth = np.full(fragments.shape, 7)
+    report, _ = find(truth, fragments, np.arange(3), lambda graph: np.array([score]))
+    text = json.dumps(report.to_json(), allow_nan=False)
+    (error,) = json.loads(text)["errors"]
+    assert error["score"] == (score if np.isfinite(score) else None)
 
 
 def test_what_does_not_fit_is_refused():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -349,3 +350,53 @@ def test_another_augmentation_is_another_run(volume, checkpoint, config, tmp_pat
         StoreMismatchError, match="augmentation: the store has None, this run 'order'"
     ):
         list(segment_volume(volume, checkpoint, augmented, tmp_path / "plain.zarr"))
+
+
+def placed(volume, voxel_size, origin=(0, 0, 0)):
+    """The same volume, as if these had been given by hand."""
+    source = replace(volume.source, voxel_size=voxel_size)
+    return replace(volume, voxel_size=voxel_size, origin=origin, source=source)
+
+
+def warnings_of(events):
+    return [event.message for event in events if isinstance(event, Warned)]
+
+
+def transforms(path, name):
+    (image,) = zarr.open_group(path / name, mode="r").attrs["ome"]["multiscales"]
+    return image["axes"], image["datasets"][0]["coordinateTransformations"]
+
+
+def test_a_voxel_size_can_be_given_afterwards(volume, checkpoint, config, finished, tmp_path):
+    path = tmp_path / "run.zarr"
+    list(segment_volume(placed(volume, None), checkpoint, config, path))
+    assert SegmentationStore.open(path).voxel_size is None
+
+    run = partial(segment_volume, checkpoint=checkpoint, config=config, store_path=path)
+    assert warnings_of(run(placed(volume, (30.0, 6.0, 6.0)))) == []
+    assert SegmentationStore.open(path).voxel_size == (30, 6, 6)
+    assert contents(path) == contents(finished.path)  # as if it had been known from the start
+
+    (warned,) = warnings_of(run(placed(volume, (40.0, 8.0, 8.0), (0.0, 0.0, 16.0))))
+    assert "was 30 × 6 × 6 nm and is 40 × 8 × 8 nm now" in warned
+    store = SegmentationStore.open(path)
+    assert (store.voxel_size, store.origin) == ((40, 8, 8), (0, 0, 16))
+    assert store.settings["volume"]["source"]["voxel_size"] == [40, 8, 8]
+    for name, channel in (("affinities", 1), ("fragments", 0)):
+        axes, steps = transforms(path, name)
+        assert [axis.get("unit") for axis in axes] == [None] * channel + ["nanometer"] * 3
+        assert steps == [
+            {"type": "scale", "scale": [1] * channel + [40, 8, 8]},
+            {"type": "translation", "translation": [0] * channel + [0, 0, 16]},
+        ]
+
+
+def test_a_voxel_size_given_by_hand_stays_until_another_is(volume, checkpoint, config, tmp_path):
+    path = tmp_path / "run.zarr"
+    list(segment_volume(placed(volume, (30.0, 6.0, 6.0)), checkpoint, config, path))
+    unknown = placed(volume, None)
+    its_own = replace(unknown, voxel_size=(1.0, 1.0, 1.0))  # as the file says
+    rounded = placed(volume, (30.0, 6.0, 6.000000000000001))
+    for again in (unknown, its_own, rounded):
+        assert warnings_of(segment_volume(again, checkpoint, config, path)) == []
+        assert SegmentationStore.open(path).voxel_size == (30, 6, 6)

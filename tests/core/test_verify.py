@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -15,7 +16,8 @@ from napari_cad.cli._app import app
 from napari_cad.core import section_tasks
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
-from napari_cad.core.config import InferenceConfig, SegmentationConfig
+from napari_cad.core.columns import ColumnWriter
+from napari_cad.core.config import AgglomerationConfig, InferenceConfig, SegmentationConfig
 from napari_cad.core.errors import StoreError
 from napari_cad.core.events import SectionDone, Warned
 from napari_cad.core.network import StudentNetwork
@@ -191,6 +193,65 @@ def test_a_mark_without_what_comes_before_it_is_found(run):
     assert problems_of(run) == [
         "section 1: edges are marked as done, but what they are made from is not"
     ]
+
+
+def test_the_forest_of_absorbed_segments_is_checked(run):
+    forest = SegmentationStore.open(run, mode="a").spanning_forest()
+    assert len(forest.child) > 10
+    assert problems_of(run) == []
+
+    rows = zarr.open_group(run, mode="r+")["agglomeration/median/forest"]
+    rows[3, 3] += 1
+    (problem,) = problems_of(run)
+    assert problem.startswith("the forest of median, by which small segments are absorbed")
+
+    # without a mark, as older versions left it when they were cut short
+    rows[:] = 0
+    del rows.attrs["whole"]
+    assert len(problems_of(run)) == 1
+    SegmentationStore.open(run, mode="a").spanning_forest()
+    assert problems_of(run) == []
+
+
+def forest_of(run):
+    return zarr.open_group(run, mode="r+")["agglomeration/median/forest"]
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_forest_that_was_cut_short_is_made_again(run, made, monkeypatch):
+    chosen = AgglomerationConfig("median", 0.3, absorb=50)
+    expected = SegmentationStore.open(made).spanning_forest().lut(0.3, 50)
+    n_segments = len(np.unique(expected)) - 1
+    assert n_segments < len(np.unique(SegmentationStore.open(made).lut(0.3))) - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(ColumnWriter, "_write", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            section_tasks.agglomerate_run(str(run), chosen)
+    assert not forest_of(run)[:].any()
+    assert problems_of(run) == []  # it is known for a part, and made again
+
+    assert section_tasks.agglomerate_run(str(run), chosen)[2] == n_segments
+    assert np.array_equal(SegmentationStore.open(run).lut(), expected)
+
+
+@pytest.mark.parametrize("cut", [0, 5, None])
+def test_a_forest_without_a_mark_is_taken_if_all_its_rows_are_there(run, monkeypatch, cut):
+    """Older versions marked none."""
+    expected = SegmentationStore.open(run, mode="a").spanning_forest().to_array()
+    forest = forest_of(run)
+    del forest.attrs["whole"]
+    if cut is not None:
+        forest[cut:] = 0
+    made = []
+    make = SegmentationStore.made_forest
+    monkeypatch.setattr(
+        SegmentationStore, "made_forest", lambda *args: made.append(1) or make(*args)
+    )
+    assert np.array_equal(SegmentationStore.open(run).spanning_forest().to_array(), expected)
+    assert len(made) == (cut is not None)
 
 
 def test_it_tells_how_far_it_is_and_changes_nothing(run):

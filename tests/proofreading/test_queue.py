@@ -190,3 +190,66 @@ def test_nothing_to_ask():
     assert queue.previous() is None
     assert queue.progress() == (0, 0)
     assert queue.any(np.random.default_rng(0)) is None
+
+
+def three_pairs() -> ProofreadingSession:
+    """Three questions between segments, 0, 1 and 2 in this order."""
+    source = ProofreadingSource.from_arrays(
+        [1, 3, 5], [2, 4, 6], [0.5] * 3, [0.55, 0.6, 0.65], threshold=0.5,
+        sizes=[0, 30, 30, 20, 20, 10, 10],
+    )  # fmt: skip
+    return ProofreadingSession(source)
+
+
+@pytest.mark.parametrize("postponing", [False, True])
+def test_at_the_end_open_questions_come_round_again(postponing):
+    session = three_pairs()
+    queue = UncertaintyQueue(session)
+    asked = []
+    for _ in range(9):
+        question = queue.next()
+        asked.append(question.edge)
+        if postponing:
+            questions.postpone(session, question.edge)
+    assert asked == [0, 1, 2] * 3
+    questions.accept(session, 0)
+    assert [queue.next().edge for _ in range(4)] == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda session: questions.accept(session, 0),
+        lambda session: questions.reject(session, 0),
+        lambda session: session.merge([1, 2]),
+        lambda session: session.lock([1]),
+    ],
+)
+def test_what_was_undone_is_asked_by_a_queue_made_before_that(edit):
+    session = three_pairs()
+    edit(session)
+    queue = UncertaintyQueue(session)
+    left, _ = queue.progress()
+    assert [q.edge for q in queue.ranked()] == [1, 2]
+    questions.accept(session, 1)
+    session.undo()
+    assert not queue.is_stale  # it was made after what is in force
+    session.undo()
+    assert queue.is_stale
+    assert [q.edge for q in queue.ranked()] == [0, 1, 2]
+    assert not queue.is_stale
+    assert queue.progress() == (left + 1, left + 1)
+    assert queue.next().edge == 0
+    session.redo()
+    assert [q.edge for q in queue.ranked()] == [1, 2]
+
+
+def test_a_branch_beside_the_edits_of_a_queue_makes_it_stale():
+    session = three_pairs()
+    questions.postpone(session, 1)
+    questions.accept(session, 0)
+    queue = UncertaintyQueue(session)
+    session.undo()
+    questions.postpone(session, 2)
+    assert queue.is_stale
+    assert queue.next().edge == 0

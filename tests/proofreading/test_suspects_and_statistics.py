@@ -9,10 +9,11 @@ import pytest
 
 from napari_cad.proofreading import session as session_module
 from napari_cad.proofreading.errors import ProofreadingError
+from napari_cad.proofreading.from_labels import source_from_labels
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
 from napari_cad.proofreading.statistics import statistics
-from napari_cad.proofreading.suspects import confirm_end, ends_inside
+from napari_cad.proofreading.suspects import EndQueue, confirm_end, ends_inside
 
 
 def ends_by_hand(session):
@@ -58,6 +59,77 @@ def test_without_boxes_it_is_not_known():
     source = ProofreadingSource.from_arrays([1], [2], [0.5], [0.1])
     with pytest.raises(ProofreadingError, match="no bounding boxes"):
         ends_inside(ProofreadingSession(source))
+
+
+@pytest.fixture
+def broken_neurite():
+    """One neurite in two pieces, sections 1–2 and 3–5, and a spot in section 3."""
+    labels = np.zeros((7, 30, 30), np.uint32)
+    labels[1:3, 2:12, 2:12] = 1
+    labels[3:6, 2:12, 2:12] = 2
+    labels[3, 20:25, 20:25] = 3
+    return ProofreadingSession(source_from_labels(labels))
+
+
+def test_a_segment_of_one_section_ends_once(broken_neurite):
+    ends = ends_inside(broken_neurite)
+    assert [end.cross_section for end in ends] == [100] * 4 + [25]
+    assert len({end.fragment for end in ends}) == 5
+
+
+def test_a_queue_of_ends_follows_answers_locks_and_undo(broken_neurite):
+    session = broken_neurite
+    queue = EndQueue(session)
+    ends = ends_inside(session)
+    assert queue.progress() == (5, 5)
+    assert [queue.next() for _ in range(2)] == ends[:2]
+    confirm_end(session, ends[2].fragment)
+    assert queue.progress() == (4, 5)
+    assert queue.next() == ends[3]
+    session.lock([ends[4].segment])
+    assert not queue.is_stale
+    assert queue.progress() == (3, 4)
+    assert queue.next() is None
+    assert queue.previous() == ends[1]
+    session.undo()
+    session.undo()
+    assert queue.progress() == (5, 5)
+    # what had been visited after the one gone back to, and then from the first one again
+    assert [queue.next() for _ in range(6)] == [ends[3], *ends]
+
+
+def test_a_queue_of_ends_begins_again_after_the_last(broken_neurite):
+    ends = ends_inside(broken_neurite)
+    queue = EndQueue(broken_neurite)
+    asked = [queue.next() for _ in range(7)]
+    assert asked == [*ends, None, ends[0]]
+
+
+def test_a_merge_ends_both_ends(broken_neurite):
+    session = broken_neurite
+    queue = EndQueue(session)
+    first = queue.next()
+    ends = ends_inside(session)
+    session.merge(sorted({end.segment for end in ends if end.cross_section == 100}))
+    assert queue.is_stale
+    after = EndQueue(session, queue)
+    left = ends_inside(session)
+    assert len(left) == 3
+    assert after.progress() == (3, 3)
+    not_visited = [end for end in left if end.fragment != first.fragment]
+    assert [after.next() for _ in not_visited] == not_visited
+    assert after.next() is None
+
+
+def test_a_queue_of_ends_passes_by_what_was_painted_over(broken_neurite):
+    session = broken_neurite
+    queue = EndQueue(session)
+    spot = ends_inside(session)[-1]
+    session.relabel((3, 20, 20), np.ones((1, 2, 5), np.bool_))
+    assert not session.graph.alive[spot.fragment]
+    asked = [queue.next() for _ in range(5)]
+    assert spot.fragment not in {end.fragment for end in asked if end is not None}
+    assert asked[-1] is None
 
 
 def test_statistics_count_what_is_in_force(new_source):

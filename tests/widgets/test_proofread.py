@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_split_with_preview_and_seeds_taken_back(desk):
     assert "were cut apart by hand in edit 1" in desk.line()
     assert "once more does it all the same" in desk.line()
     assert desk.shown()[top] != desk.shown()[bottom]
-    desk.key(Qt.Key.Key_G)
+    desk.click(bottom, Qt.KeyboardModifier.ControlModifier)
     assert desk.shown()[top] == desk.shown()[bottom]
 
 
@@ -298,6 +299,45 @@ def test_scribbles_are_one_edit(desk):
     assert shown[2, 3, 5] not in before
     desk.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     np.testing.assert_array_equal(desk.shown(), before)
+
+
+def test_nothing_else_is_edited_while_a_painting_is_worked_out(desk, qtbot, monkeypatch):
+    from napari_cad.proofreading import painting
+
+    widget, session = desk.widget, desk.session
+    desk.click((1, 4, 4))
+    desk.click((1, 4, 30), Qt.KeyboardModifier.ControlModifier)
+    plan, go_on = painting.plan_relabel, threading.Event()
+
+    def wait_and_plan(*args, **options):
+        assert go_on.wait(PATIENCE / 1000)
+        return plan(*args, **options)
+
+    monkeypatch.setattr(painting, "plan_relabel", wait_and_plan)
+    widget.target.setCurrentIndex(widget.target.findData("new"))
+    widget.run("scribble")
+    scribbles = desk.proofreader.scribbles.layer
+    scribbles.data_setitem((np.array([0, 0]), np.array([3, 4]), np.array([5, 5])), 1)
+    try:
+        widget.run("apply")
+        assert desk.proofreader.patience.busy
+        threshold = session.threshold
+        widget.history.chosen.emit(0)
+        assert desk.line() == "Dividing fragments … Escape gives it up."
+        assert session.history.current == 1
+        widget.status.clear()
+        widget.threshold.setValue(0.02)
+        widget.threshold.sliderReleased.emit()
+        assert desk.line() == "Dividing fragments … Escape gives it up."
+        assert session.threshold == threshold
+        assert widget.threshold.value() == pytest.approx(threshold, abs=1e-3)
+    finally:
+        go_on.set()
+    desk.settle()
+    assert desk.proofreader.scribbles.layer is None
+    assert [edit.kind for edit in session.history.edits.values()] == ["merge", "relabel"]
+    widget.history.chosen.emit(0)
+    assert session.history.current == 0
 
 
 def test_another_process_holds_it(desk, run):

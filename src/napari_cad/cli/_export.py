@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from napari_cad.cli._options import Threshold
+
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished store.")],
@@ -19,10 +21,7 @@ def export(
             help="labels.zarr (OME-Zarr), labels.tif or labels.h5: the ending decides.",
         ),
     ],
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", "-t", help="By default the one that the run was made with."),
-    ] = None,
+    threshold: Threshold = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,

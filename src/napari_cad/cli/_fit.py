@@ -108,13 +108,15 @@ def fit(
         None if rescale is None else _floats(rescale, "--rescale"),
         both_polarities=polarity,
     )
+    mapping = _intensity(intensity, limits)
     opened = open_volume(volume, voxel_size=parse_voxel_size(voxel_size))
     if z_range or yx_range:
         opened = opened.crop(z_range, *(yx_range or (None, None)))
     events = suggest(
         opened,
         checkpoints,
-        intensity=_intensity(intensity, limits, invert),
+        intensity=mapping,
+        invert=invert,
         grid=grid,
         inference=InferenceConfig(device=device),
         n_crops=crops,
@@ -126,7 +128,9 @@ def fit(
     ranking = _follow_bar(events).ranking
     typer.echo(_table(ranking))
     part = {"--voxel-size": voxel_size, "--sections": sections, "--crop": crop}
-    typer.echo(f"\nSuggested:\n  {_command(volume, part, ranking[0], opened.dtype.name)}")
+    # what a run would do of itself need not be written
+    with_limits = mapping is not None or opened.dtype != "uint8"
+    typer.echo(f"\nSuggested:\n  {_command(volume, part, ranking[0], with_limits)}")
 
 
 def _floats(text: str, option: str) -> tuple[float, ...]:
@@ -188,7 +192,9 @@ def _table(ranking: tuple[ScoredSetting, ...]) -> str:
     return "\n".join(lines)
 
 
-def _command(volume: str, part: dict[str, str | None], best: ScoredSetting, dtype: str) -> str:
+def _command(
+    volume: str, part: dict[str, str | None], best: ScoredSetting, with_limits: bool
+) -> str:
     """Write the command that segments the same part of a volume with a setting."""
     setting = best.setting
     words = ["napari-cad", "segment", volume, "--checkpoint", setting.checkpoint]
@@ -202,7 +208,7 @@ def _command(volume: str, part: dict[str, str | None], best: ScoredSetting, dtyp
         if value != off:
             words += [option, f"{value:g}"]
     low, high = setting.intensity.low, setting.intensity.high
-    if dtype != "uint8" or (low, high) != (0, 255):
+    if with_limits or (low, high) != (0, 255):
         words += ["--limits", f"{low!r},{high!r}"]
     if setting.intensity.invert:
         words.append("--invert")

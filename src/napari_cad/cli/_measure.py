@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 
+from napari_cad.cli._options import Threshold
 from napari_cad.core.meshes import Detail
 
 _Run = Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished store.")]
-
-_Threshold = Annotated[
-    float | None,
-    typer.Option("--threshold", "-t", help="By default the one that the run was made with."),
-]
 
 
 def measure(
@@ -31,7 +27,7 @@ def measure(
             "list as CSV.",
         ),
     ] = None,
-    threshold: _Threshold = None,
+    threshold: Threshold = None,
 ) -> None:
     """Write volume, extent, surface and contacts of all segments as tables."""
     from napari_cad.core.measure_job import APPROXIMATE
@@ -73,7 +69,7 @@ def meshes(
             "coarse (twice that)."
         ),
     ] = "normal",
-    threshold: _Threshold = None,
+    threshold: Threshold = None,
 ) -> None:
     """Write segments as meshes, (x, y, z) in nm."""
     import re

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -18,6 +19,26 @@ VoxelSize = Annotated[
     str | None,
     typer.Option(
         metavar="Z,Y,X", help="Voxel size in nm, where the file does not say it or is wrong."
+    ),
+]
+
+
+def _number(value: float | None) -> float | None:
+    """Refuse NaN, which no range excludes."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("expected a number, got nan")
+    return value
+
+
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        "-t",
+        min=0,
+        max=1,
+        callback=_number,
+        help="By default the one that the run was made with.",
     ),
 ]
 

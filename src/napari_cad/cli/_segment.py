@@ -217,7 +217,8 @@ def segment(
         y_range, x_range = yx_range or (None, None)
         opened = opened.crop(z_range, y_range, x_range)
     options = SegmentationOptions(
-        intensity=_intensity(intensity, limits, invert),
+        intensity=_intensity(intensity, limits),
+        invert=invert,
         merge_function=merge_function,
         threshold=threshold,
         absorb=absorb,
@@ -237,9 +238,9 @@ def segment(
             as_json=as_json,
         )
     except KeyboardInterrupt:
-        typer.echo(
-            f"\nStopped. What is done is in {store}; the same command goes on from there.", err=True
-        )
+        # the option would throw away what is done
+        again = "the same command without --overwrite" if overwrite else "the same command"
+        typer.echo(f"\nStopped. What is done is in {store}; {again} goes on from there.", err=True)
         raise typer.Exit(130) from None
     if finished is not None and not as_json:
         typer.echo(
@@ -255,14 +256,17 @@ def _bin(quick: bool, wanted: int | None) -> int:
     return QUICK if quick else wanted or 1
 
 
-def _intensity(method: str | None, limits: str | None, invert: bool) -> IntensityMapping | None:
+def _intensity(method: str | None, limits: str | None) -> IntensityMapping | None:
     """Make the intensity mapping that the options ask for, None where they ask for none."""
     from napari_cad.core.intensity import IntensityMapping
 
     if limits is not None:
+        if method not in (None, "limits"):
+            raise typer.BadParameter(
+                f"--limits says which values become black and white, and so does --intensity "
+                f"{method}: leave one of the two out"
+            )
         numbers = parse_numbers(limits, 2, "--limits")
         assert numbers is not None
-        return IntensityMapping("limits", numbers[0], numbers[1], invert=invert)
-    if method is not None or invert:
-        return IntensityMapping(method or "dtype", invert=invert)  # type: ignore[arg-type]
-    return None
+        return IntensityMapping("limits", numbers[0], numbers[1])
+    return None if method is None else IntensityMapping(method)  # type: ignore[arg-type]

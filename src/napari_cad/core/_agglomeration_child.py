@@ -84,6 +84,8 @@ def agglomerate_store(
 def exact_history(store: SegmentationStore, function: MergeFunction) -> MergeHistory:
     """Merge the whole graph; entry for entry what waterz gives on the voxels."""
     u, v, level = read_sorted(store)
+    if len(u) == 0:  # waterz refuses it
+        return MergeHistory(np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.float32))
     if len(u) <= WATERZ_EDGES:
         # waterz is there at once, while our own module is compiled when it is used the first time
         from napari_cad.core._waterz_child import merge_history_of_graph

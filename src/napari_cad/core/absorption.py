@@ -105,6 +105,17 @@ class SpanningForest:
         columns = (self.child, self.anchor, self.score, self.smaller)
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
+    def is_plausible(self, n_merges: int) -> bool:
+        """Whether all rows are there, of an agglomeration with so many merges.
+
+        Rows that were never written are all zero. Of the others, those with a finite score connect
+        what the merges connect, so they are as many.
+        """
+        named = self.child.all() and self.anchor.all()
+        highest = max(int(self.child.max(initial=0)), int(self.anchor.max(initial=0)))
+        n_finite = int(np.isfinite(self.score).sum())
+        return bool(named) and highest <= self.n_fragments and n_finite == n_merges
+
     @classmethod
     def from_array(cls, n_fragments: int, array: npt.NDArray[np.float64]) -> SpanningForest:
         """Make a forest from what `to_array` gave."""

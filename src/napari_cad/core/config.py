@@ -8,8 +8,10 @@ is valid. `to_json` and `from_json` are inverses; the JSON stands in the store.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Self
 
 from napari_cad.core.errors import ConfigError
@@ -29,6 +31,9 @@ class _Config:
             value = getattr(self, f.name)
             if value is None:
                 continue
+            # NaN would pass the comparisons below, and equals nothing, not even itself on resuming
+            if isinstance(value, Real) and not math.isfinite(value):
+                raise ConfigError(f"{f.name} must be a finite number, got {value}")
             choices, low, high = (f.metadata.get(key) for key in ("choices", "min", "max"))
             if choices is not None and value not in choices:
                 raise ConfigError(f"{f.name} must be one of {', '.join(choices)}, got {value!r}")

@@ -40,7 +40,8 @@ class SegmentationError:
     area : int
         Voxel faces of the contact; 0 where there is none.
     score : float
-        Join score of the contact; NaN where it is not known, or there is no contact.
+        Join score of the contact; inf where it never joins, NaN where the score is not known or
+        there is no contact.
     fragments : tuple of int
         The two fragments in contact; of a "fragment" the same one twice; 0 where there are none.
     """
@@ -109,8 +110,9 @@ class ErrorReport:
         return sum(error.cost for error in self.errors if error.kind == kind)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `json` can write."""
+        """Plain values that `json` can write; a score that is no finite number becomes None."""
         values = asdict(self)
         for error in values["errors"]:
-            error["score"] = None if math.isnan(error["score"]) else error["score"]
+            if not math.isfinite(error["score"]):  # JSON knows neither NaN nor infinity
+                error["score"] = None
         return {**values, "scores": self.scores.to_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from napari_cad.core.errors import ConfigError, ShapeError, StoreError, VolumeError
+from napari_cad.core.formats._zarr import is_store
 from napari_cad.core.volume import EMVolume
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def export_labels(
     overwrite: bool = False,
     max_label: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    source: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a label volume section by section.
 
@@ -71,12 +74,15 @@ def export_labels(
     format : {"ome-zarr", "tiff", "hdf5"}, optional
         Where the suffix does not say it.
     overwrite : bool
-        Replace what is there.
+        Replace what is there: a file, or a folder that is an OME-Zarr label image. No other folder
+        is ever replaced.
     max_label : int, optional
         Upper limit of the labels. Without it all sections are asked for twice, first to find the
         type.
     progress : callable, optional
         `progress(done, n)` after each section written. What it raises ends the export.
+    source : path-like or URL, optional
+        Where the labels come from, if they are read while this goes on.
 
     Returns
     -------
@@ -88,7 +94,8 @@ def export_labels(
     ConfigError
         If the format is not one of these, or the suffix does not say it.
     StoreError
-        If something is there and `overwrite` is off, or the folder is missing.
+        If something is there and `overwrite` is off, the folder is missing, or `path` is a store
+        or anything else that may not be replaced, or lies in a store or in the source.
     ShapeError
         If a section does not have the shape (Y, X).
     VolumeError
@@ -106,6 +113,7 @@ def export_labels(
         raise StoreError(f"{target}: expected the folder {target.parent} to exist: make it first")
     if os.path.lexists(target) and not overwrite:
         raise StoreError(f"{target}: expected nothing there, got a file or folder: say overwrite")
+    _check_target(target, source)
 
     def section(index: int) -> np.ndarray[Any, Any]:
         return _checked(labels_source(index), (y, x), index)
@@ -133,6 +141,8 @@ def export_labels(
         write(part, sections(), (z, y, x), dtype, size, [float(v) for v in origin], target.stem)
         if progress is not None:
             progress(z, z)
+        if overwrite:  # again, since an export takes a while
+            _check_target(target, source)
         _move(part, target, overwrite=overwrite)
     finally:
         _remove(part)
@@ -161,6 +171,41 @@ def smallest_dtype(max_label: int) -> np.dtype[Any]:
         if 0 <= max_label <= np.iinfo(name).max:
             return np.dtype(name)
     raise VolumeError(f"expected labels from 0 to 2^64 - 1, got {max_label}")
+
+
+def _check_target(target: Path, source: str | os.PathLike[str] | None) -> None:
+    """Refuse a place where something would be lost or mixed up."""
+    # links aside, so that one place has one name
+    real = Path(os.path.realpath(target))
+    for place in (real, *real.parents):
+        if is_store(place):
+            raise StoreError(
+                f"{target}: expected a place for labels, but {place} is a napari-cad store, which "
+                "an export never writes into: choose another place"
+            )
+    if source is not None and "://" not in os.fspath(source):
+        origin = Path(os.path.realpath(source))
+        if real.is_relative_to(origin) or origin.is_relative_to(real):
+            raise StoreError(
+                f"{target}: expected a place apart from what is exported, which is {origin}: "
+                "choose another place"
+            )
+    if target.is_dir() and not _is_label_image(target):
+        raise StoreError(
+            f"{target}: expected a label image as exports write them, which would be replaced, "
+            "got another folder: remove it by hand, or choose another place"
+        )
+
+
+def _is_label_image(folder: Path) -> bool:
+    """Whether a folder is an OME-Zarr label image and holds nothing else."""
+    try:
+        ome = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+        levels = {entry["path"] for image in ome["multiscales"] for entry in image["datasets"]}
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return "image-label" in ome and names <= {"zarr.json", *levels}
 
 
 def _choose_format(target: Path, wanted: str | None) -> Format:

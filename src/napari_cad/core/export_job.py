@@ -56,7 +56,7 @@ def export_run(
     lut : ndarray, shape (n_fragments + 1,), unsigned integer, optional
         Fragment → segment; by default that of the store.
     overwrite : bool
-        Replace what is there.
+        Replace what is there; see `napari_cad.core.export.export_labels`.
     requests : SimpleQueue, optional
         Anything in it stops the export, and what was begun is removed.
 
@@ -83,6 +83,7 @@ def export_run(
         origin=store.origin,
         max_label=int(table.max(initial=0)),
         overwrite=overwrite,
+        source=store.address,
     )
 
 
@@ -102,6 +103,7 @@ def export_volume(
         voxel_size=labels.voxel_size,
         origin=labels.origin,
         overwrite=overwrite,
+        source=None if labels.source is None else labels.source.path,
     )
 
 

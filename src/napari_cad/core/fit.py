@@ -21,7 +21,7 @@ from napari_cad.core.fit_settings import (
     ScoredSetting,
     SettingScored,
 )
-from napari_cad.core.segmentation_job import default_intensity
+from napari_cad.core.segmentation_job import chosen_intensity
 from napari_cad.core.volume import VolumeSource
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ def suggest(
     checkpoints: Sequence[str],
     *,
     intensity: IntensityMapping | None = None,
+    invert: bool = False,
     grid: FitGrid | None = None,
     inference: InferenceConfig | None = None,
     n_crops: int = N_CROPS,
@@ -193,6 +194,8 @@ def suggest(
         As `resolve_checkpoint` takes them; the grid is tried for each.
     intensity : IntensityMapping, optional
         By default each checkpoint's, as in a run.
+    invert : bool
+        Exchange black and white, whichever mapping it is.
     grid : FitGrid, optional
         What to try.
     inference : InferenceConfig, optional
@@ -225,7 +228,8 @@ def suggest(
     fitters: list[tuple[Fitter, list[FitSetting]]] = []
     for name in checkpoints:
         checkpoint = resolve_checkpoint(name)
-        mapping = (intensity or default_intensity(volume, checkpoint.metadata)).resolve(volume)
+        chosen = chosen_intensity(volume, checkpoint.metadata, intensity, invert=invert)
+        mapping = chosen.resolve(volume)
         fitter = Fitter(volume, checkpoint, inference or InferenceConfig())
         fitters.append((fitter, grid.settings(volume, name, checkpoint.metadata, mapping)))
     crops = sample_crops(volume, n_crops, crop_size)

@@ -160,7 +160,7 @@ def suggest_settings(
     use_huge_pages()
     from napari_cad.core.fit import suggest
 
-    more = {} if n_crops is None else {"n_crops": n_crops}
+    more: dict[str, Any] = {} if n_crops is None else {"n_crops": n_crops}
     yield from suggest(
         volume, checkpoints, intensity=intensity, grid=grid, inference=inference, **more
     )

@@ -125,8 +125,12 @@ class SegmentsAt:
     smallest: int = 0
 
     def segments_of(self, fragments: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint32]:
-        """Segments of some fragments, shape (n,), in a time that hardly grows with the volume."""
+        """Segments of some fragments, shape (n,), in a time that hardly grows with the volume.
+
+        Fragments that the run has not are 0: it may be being made anew while it is looked at.
+        """
         tree = self.live.tree
+        fragments = np.where(fragments <= tree.n_fragments, fragments, 0)
         if self.smallest <= 1:
             return tree.segments_of(fragments, self.threshold)
         segments, sizes = tree.sized_segments_of(

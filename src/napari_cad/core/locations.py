@@ -7,8 +7,10 @@ addresses of servers where it always does (environment, configuration files).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -96,13 +98,48 @@ def remove(place: Location) -> None:
     StoreError
         If that fails half way.
     """
-    if isinstance(place, Path):
-        shutil.rmtree(place)
-        return
     try:
-        cast("Any", as_path(place)).rmdir(recursive=True)
+        if isinstance(place, Path):
+            shutil.rmtree(place)
+        else:
+            cast("Any", as_path(place)).rmdir(recursive=True)
     except remote_errors() as error:
         raise StoreError(f"{place} cannot be removed ({_line(error)})") from error
+
+
+def set_aside(place: Location) -> None:
+    """Make a place free in one step, whatever ends the process; `remove_set_aside` does the rest.
+
+    The folder gets a hidden name beside its own. At a URL, where nothing can be renamed, it is
+    removed at once.
+
+    Raises
+    ------
+    StoreError
+        If that fails; then a folder of this machine is as it was.
+    """
+    if not isinstance(place, Path):
+        remove(place)
+        return
+    try:
+        place.rename(place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.replaced"))
+    except OSError as error:
+        raise StoreError(f"{place} cannot be replaced ({_line(error)})") from error
+
+
+def remove_set_aside(place: Location) -> None:
+    """Remove what was set aside from a place, also what an ended process has left there.
+
+    Raises
+    ------
+    StoreError
+        If that fails.
+    """
+    if isinstance(place, Path):
+        name = re.compile(re.escape(f".{place.name}.") + r"[0-9a-f]{8}\.replaced")
+        for sibling in list(place.parent.iterdir()):
+            if name.fullmatch(sibling.name):
+                remove(sibling)
 
 
 def remote_errors() -> tuple[type[Exception], ...]:

@@ -276,6 +276,11 @@ class MergeTree:
         -------
         ndarray, shape (n,), uint32
             What `lut(threshold)[fragments]` is, but in a time that hardly grows with the volume.
+
+        Raises
+        ------
+        IndexError
+            If there is no such fragment.
         """
         roots, places = self._climb(fragments, threshold)
         return self._names(roots, places)
@@ -327,9 +332,11 @@ class MergeTree:
 
     def _climb(self, fragments: IdArray, threshold: float) -> tuple[IndexArray, IndexArray]:
         c, n = self.columns, self.n_merges(threshold)
-        roots, places = _compiled().last_merges(
-            np.asarray(fragments), n, c.above, c.merge_of, c.first, c.merge
-        )
+        fragments = np.asarray(fragments)
+        highest = int(fragments.max(initial=0))
+        if highest > self.n_fragments:  # compiled code does not look where it reads
+            raise IndexError(f"there is no fragment {highest}, the highest is {self.n_fragments}")
+        roots, places = _compiled().last_merges(fragments, n, c.above, c.merge_of, c.first, c.merge)
         return roots, places
 
     def _names(self, roots: IndexArray, places: IndexArray) -> npt.NDArray[np.uint32]:

@@ -92,7 +92,8 @@ def segment_volume(
     config : SegmentationConfig
         An intensity mapping without limits is resolved for the volume.
     store_path : path or URL
-        The store, made if it is not there.
+        The store, made if it is not there. One that is takes over another voxel size and origin,
+        which no voxel depends on.
     overwrite : bool
         Begin anew if there is a store at that place, whatever it was made from.
     scheduler : str, optional
@@ -141,6 +142,7 @@ def segment_volume(
         store = _open_or_create(
             store_path, volume, checkpoint, config, signature, overwrite=overwrite
         )
+        yield from map(Warned, store.update_place(volume))
         run = uuid.uuid4().hex
         store.scratch.make(run)
         prediction.begin(store, run)

@@ -7,6 +7,7 @@ segments, is in `napari_cad.core.store`.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
@@ -15,7 +16,14 @@ import zarr
 from napari_cad.core.columns import CHUNK_ROWS, write_column
 from napari_cad.core.config import SegmentationConfig
 from napari_cad.core.errors import StoreError, StoreMismatchError
-from napari_cad.core.locations import Location, address, is_free, location, remove
+from napari_cad.core.locations import (
+    Location,
+    address,
+    is_free,
+    location,
+    remove_set_aside,
+    set_aside,
+)
 from napari_cad.core.region_graph import (
     EDGE_COLUMNS,
     EDGE_TYPES,
@@ -23,11 +31,19 @@ from napari_cad.core.region_graph import (
     EdgeTable,
 )
 from napari_cad.core.scratch import Scratch
-from napari_cad.core.store_layout import ATTRIBUTE, FORMAT, NOT_DONE, is_store, make_empty
+from napari_cad.core.store_layout import (
+    ATTRIBUTE,
+    FORMAT,
+    NOT_DONE,
+    is_store,
+    is_unfinished,
+    make_empty,
+    place_images,
+)
 from napari_cad.core.stored_maps import StoredMap
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -80,7 +96,8 @@ class SectionStore:
         signature : dict
             From `run_signature`.
         overwrite : bool
-            Remove a store that is there. Anything that is no store is never removed.
+            Replace a store that is there. Anything that is no store is never removed, but for an
+            empty one that was not made to its end, which needs no leave.
 
         Raises
         ------
@@ -88,15 +105,21 @@ class SectionStore:
             If something is in the way, or the folder cannot be written.
         """
         place = location(path)
+        # a link stays, and what it leads to is replaced
+        real = place.resolve() if isinstance(place, Path) else place
         if not is_free(place):
-            if not is_store(place):
+            if is_store(place):
+                if not overwrite:
+                    raise StoreError(
+                        f"{path} is a store already: open it, or allow to overwrite it"
+                    )
+            elif not is_unfinished(place):
                 raise StoreError(f"expected a free place for the store, but {path} is in the way")
-            if not overwrite:
-                raise StoreError(f"{path} is a store already: open it, or allow to overwrite it")
-            remove(place)
+            set_aside(real)
         group = make_empty(
-            place, volume=volume, checkpoint=checkpoint, config=config, signature=signature
+            real, volume=volume, checkpoint=checkpoint, config=config, signature=signature
         )
+        remove_set_aside(real)
         return cls(place, group)
 
     @classmethod
@@ -152,6 +175,50 @@ class SectionStore:
             f"{self.path} was made from another volume, checkpoint or setting ({listed}): choose "
             "another place, or overwrite it"
         )
+
+    def update_place(self, volume: EMVolume) -> list[str]:
+        """Take over the voxel size and the origin that the volume is given with now.
+
+        No voxel depends on them. Where they are not known, and where the origin is zero, the volume
+        says nothing about them; and what its file says does not replace what was given by hand.
+
+        Parameters
+        ----------
+        volume : EMVolume
+            What the store is made from.
+
+        Returns
+        -------
+        list of str
+            For the person: which values were replaced.
+        """
+        recorded = dict(self.settings["volume"])
+        by_hand = (recorded.get("source") or {}).get("voxel_size") is not None
+        if by_hand and volume.source is not None and volume.source.voxel_size is None:
+            return []
+        size = volume.voxel_size or self.voxel_size
+        origin = volume.origin if any(volume.origin) else self.origin
+        replaced = [
+            f"The {name} of {self.path} was {_in_nm(old)} and is {_in_nm(new)} now (z × y × x). "
+            "What has been exported or measured before keeps the old one."
+            for name, old, new in (
+                ("voxel size", self.voxel_size, size),
+                ("origin", self.origin if any(self.origin) else None, origin),
+            )
+            if old and new and not _are_close(old, new)
+        ]
+        if _are_close(size, self.voxel_size) and _are_close(origin, self.origin):
+            return []
+        # the settings come last: what is cut short before is done again
+        place_images(self._group, size, origin)
+        recorded |= {"voxel_size": size and list(size), "origin": list(origin)}
+        if recorded.get("source") and volume.source is not None:
+            given = volume.source.to_json()["voxel_size"]
+            recorded["source"] = {**recorded["source"], "voxel_size": given}
+        settings = {**self.settings, "volume": recorded}
+        self._group.attrs[ATTRIBUTE] = settings
+        self.settings = settings
+        return replaced
 
     # ---------------------------------------------------------------- what it is about
 
@@ -219,7 +286,12 @@ class SectionStore:
         return self._array("fragments/0")
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        return cast("zarr.Array[Any]", self._group[name])
+        try:
+            return cast("zarr.Array[Any]", self._group[name])
+        except KeyError:
+            raise StoreError(
+                f"{self.path} is not whole, {name} is missing: begin the run anew (overwrite)"
+            ) from None
 
     def counts(self, stage: Stage, sections: slice = slice(None)) -> npt.NDArray[np.int64]:
         """How many things a stage made of each section, shape (Z,); −1 where it is not done."""
@@ -344,6 +416,17 @@ class SectionStore:
                 f"{self.path} is not finished: {missing} of {self.n_sections} sections have no "
                 f"{stage} yet; run the same segmentation again and it goes on where it stopped"
             )
+
+
+def _are_close(a: Sequence[float] | None, b: Sequence[float] | None) -> bool:
+    """Whether lengths are the same, but for the rounding of units."""
+    if a is None or b is None:
+        return a is b
+    return np.allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def _in_nm(lengths: Sequence[float]) -> str:
+    return f"{' × '.join(f'{n:.8g}' for n in lengths)} nm"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -45,6 +45,8 @@ class SegmentationOptions:
     ----------
     intensity : IntensityMapping, optional
         By default the checkpoint's; for data that is not uint8 its limits become percentiles.
+    invert : bool
+        Exchange black and white, whichever mapping it is: membranes are bright.
     merge_function : str, optional
     threshold : float, optional
         Edge score in [0, 1].
@@ -80,6 +82,7 @@ class SegmentationOptions:
     memory: int | None = None
     bin: int = 1
     scheduler: str | None = None
+    invert: bool = False
 
     def config(self, volume: EMVolume, checkpoint: CheckpointMetadata) -> SegmentationConfig:
         """Fill in what was left open.
@@ -90,7 +93,7 @@ class SegmentationOptions:
             If a value is not allowed.
         """
         return SegmentationConfig(
-            intensity=self.intensity or default_intensity(volume, checkpoint),
+            intensity=chosen_intensity(volume, checkpoint, self.intensity, invert=self.invert),
             inference=self.inference,
             fragments=self.fragments,
             agglomeration=AgglomerationConfig(
@@ -131,6 +134,24 @@ def default_intensity(
     if volume.dtype != np.uint8 and checkpoint.intensity.method == "dtype":
         return replace(checkpoint.intensity, method="percentiles")
     return checkpoint.intensity
+
+
+def chosen_intensity(
+    volume: EMVolume,
+    checkpoint: CheckpointMetadata,
+    given: IntensityMapping | None,
+    *,
+    invert: bool,
+) -> IntensityMapping:
+    """Give the mapping that the person chose, or the default one, inverted on request.
+
+    Returns
+    -------
+    IntensityMapping
+        Not resolved. Without `invert` it may be inverted too, where the mapping itself says so.
+    """
+    mapping = given or default_intensity(volume, checkpoint)
+    return replace(mapping, invert=True) if invert else mapping
 
 
 def segmentation_job(

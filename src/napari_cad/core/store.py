@@ -298,14 +298,31 @@ class SegmentationStore(SectionStore):
 
     def spanning_forest(self, merge_function: str | None = None) -> SpanningForest:
         """Give what absorbing needs; it is kept in the store, where that is open for writing."""
-        name = f"agglomeration/{merge_function or self.merge_function}/forest"
-        if name not in self._group:
-            join_score = self._agglomeration_column("join_score", merge_function)
-            forest = spanning_forest(self.region_graph(), join_score, self.fragment_sizes())
-            if not self._group.read_only:
-                self._write_table(name, forest.to_array())
+        group = self._agglomeration(merge_function)
+        forest = self.kept_forest(merge_function)
+        # before there were marks, one that was cut short looked like any other
+        if forest is not None and (
+            stored_agglomeration.has_marked_forest(group)
+            or forest.is_plausible(self._n_merges(merge_function))
+        ):
             return forest
-        return SpanningForest.from_array(self.n_fragments, cast("Any", self._array(name)[:]))
+        forest = self.made_forest(merge_function)
+        if not self._group.read_only:
+            stored_agglomeration.write_forest(group, forest)
+        return forest
+
+    def _n_merges(self, merge_function: str | None) -> int:
+        return len(self.merge_tree(merge_function, absorb=0).columns.running_score)
+
+    def made_forest(self, merge_function: str | None = None) -> SpanningForest:
+        """Make what `spanning_forest` gives anew, with the region graph in memory."""
+        join_score = self._agglomeration_column("join_score", merge_function)
+        return spanning_forest(self.region_graph(), join_score, self.fragment_sizes())
+
+    def kept_forest(self, merge_function: str | None = None) -> SpanningForest | None:
+        """Read what is kept for `spanning_forest`, unless it was not written to its end."""
+        group = self._agglomeration(merge_function)
+        return stored_agglomeration.read_forest(group, self.n_fragments)
 
     def lut(self, threshold: float | None = None) -> npt.NDArray[np.uint32]:
         """Fragment → segment at a threshold (by default the one last chosen).

@@ -14,6 +14,10 @@
     ├─ embedding_rgb/VARIANT   embedding maps, where asked for; see `napari_cad.core.stored_maps`
     └─ scratch                 while a run goes on only; see `napari_cad.core.scratch`
 
+While it is made, a store has another attribute, "napari_cad_unfinished", which was there before
+anything else; so one that was cut short is known for what it is, and holds nothing that anybody
+would miss.
+
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
 marked is whole.
 """
@@ -43,8 +47,14 @@ FORMAT = 2
 #: Attribute of the group that makes it a store.
 ATTRIBUTE = "napari_cad"
 
+#: Attribute of the group as long as there is no more than a part of an empty store.
+_UNFINISHED = "napari_cad_unfinished"
+
 Stage = Literal["affinities", "fragments", "edges"]
 STAGES: tuple[Stage, ...] = ("affinities", "fragments", "edges")
+
+#: Groups that are OME-Zarr images; the first has channels.
+IMAGES = ("affinities", "fragments")
 
 #: Mark of a section that a stage has not finished.
 NOT_DONE = -1
@@ -62,14 +72,28 @@ def is_store(path: str | Path) -> bool:
     StoreError
         If it is a URL and nothing answers there.
     """
-    place = location(path)
+    return _has_attribute(location(path), ATTRIBUTE)
+
+
+def is_unfinished(path: str | Path) -> bool:
+    """Whether an empty store was begun at `path`, or URL, and not made to its end.
+
+    Raises
+    ------
+    StoreError
+        As `is_store`.
+    """
+    return _has_attribute(location(path), _UNFINISHED)
+
+
+def _has_attribute(place: Location, name: str) -> bool:
     try:
         if not (as_path(place) / "zarr.json").is_file():
             return False
     except remote_errors() as error:
         raise StoreError(f"{place} cannot be looked at ({error})") from error
     try:
-        return ATTRIBUTE in zarr.open_group(place, mode="r").attrs
+        return name in zarr.open_group(place, mode="r").attrs
     except (GroupNotFoundError, ContainsArrayError, ValueError):
         return False
 
@@ -83,10 +107,10 @@ def make_empty(
     signature: dict[str, Any],
 ) -> zarr.Group:
     """Make an empty store at a free place; arguments as for `SectionStore.create`."""
-    group = zarr.open_group(place, mode="a", zarr_format=3)
+    group = zarr.open_group(place, mode="a", zarr_format=3, attributes={_UNFINISHED: True})
     n_sections, height, width = volume.shape
     chunk = (min(_CHUNK, height), min(_CHUNK, width))
-    _image_group(group, "affinities", volume, channels=True).create_array(
+    _image_group(group, "affinities", volume).create_array(
         "0",
         shape=(3, n_sections, height, width),
         chunks=(3, 1, *chunk),
@@ -94,7 +118,7 @@ def make_empty(
         compressors=_AFFINITY_CODEC,
         dimension_names=("c", "z", "y", "x"),
     )
-    _image_group(group, "fragments", volume, channels=False).create_array(
+    _image_group(group, "fragments", volume).create_array(
         "0",
         shape=(n_sections, height, width),
         chunks=(1, *chunk),
@@ -114,8 +138,7 @@ def make_empty(
         )
     for name in ("edges", "fragment_table", "agglomeration"):
         group.create_group(name)
-    # last, so that a store that was cut short while it was made is not taken for one
-    group.attrs[ATTRIBUTE] = {
+    settings: dict[str, Any] = {
         "format": FORMAT,
         "signature": signature,
         "config": config.to_json(),
@@ -130,18 +153,40 @@ def make_empty(
         },
         "checkpoint": checkpoint.to_json(),
     }
+    # last, so that a store that was cut short while it was made is not taken for one
+    group.attrs.put({ATTRIBUTE: settings})
     return group
 
 
-def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: bool) -> zarr.Group:
-    """Make a group with the metadata of an OME-Zarr 0.5 image, so that other viewers open it."""
+def place_images(
+    group: zarr.Group,
+    voxel_size: tuple[float, float, float] | None,
+    origin: tuple[float, float, float],
+) -> None:
+    """Give the images of a store, which are there, another voxel size and origin, (z, y, x) nm."""
+    for name in IMAGES:
+        group[name].attrs["ome"] = _ome_metadata(name, voxel_size, origin)
+
+
+def _image_group(parent: zarr.Group, name: str, volume: EMVolume) -> zarr.Group:
+    group = parent.create_group(name)
+    group.attrs["ome"] = _ome_metadata(name, volume.voxel_size, volume.origin)
+    return group
+
+
+def _ome_metadata(
+    name: str,
+    voxel_size: tuple[float, float, float] | None,
+    first: tuple[float, float, float],
+) -> dict[str, Any]:
+    """Metadata of an OME-Zarr 0.5 image, so that other viewers open it."""
     space: dict[str, Any] = {"type": "space"}
-    if volume.voxel_size is not None:
+    if voxel_size is not None:
         space["unit"] = "nanometer"
     axes: list[dict[str, Any]] = [{"name": axis, **space} for axis in "zyx"]
-    scale = list(volume.voxel_size or (1.0, 1.0, 1.0))
-    origin = list(volume.origin)
-    if channels:
+    scale = list(voxel_size or (1.0, 1.0, 1.0))
+    origin = list(first)
+    if name == "affinities":
         axes = [{"name": "c", "type": "channel"}, *axes]
         scale, origin = [1.0, *scale], [0.0, *origin]
     transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
@@ -152,7 +197,4 @@ def _image_group(parent: zarr.Group, name: str, volume: EMVolume, *, channels: b
         "axes": axes,
         "datasets": [{"path": "0", "coordinateTransformations": transforms}],
     }
-    group = parent.create_group(name)
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscales]}
-    group.attrs["ome"] = ome
-    return group
+    return {"version": "0.5", "multiscales": [multiscales]}

@@ -6,6 +6,8 @@
     tree/…               the columns of the merge tree, mapped; see `TreeColumns`
     join_score           one per edge, in the order of the region graph
     numbered_join_score  the same, mapped, in the order of `stored_graph`
+    forest               where small segments were absorbed: the rows of the spanning forest, with
+                         an attribute of its own that says whether it is whole
 
 Attributes say that it is whole, whether it is exact, and if not, how it was approximated, and give
 a digest of graph and join scores. Older versions wrote no attributes, no tree and no numbered
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from napari_cad.core.absorption import SpanningForest
 from napari_cad.core.columns import CHUNK_ROWS, ColumnWriter, read_column, write_column
 from napari_cad.core.merge_tree import MergeTree, TreeColumns
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Columns of the merge history.
 HISTORY = ("a", "b", "score")
+
+_FOREST = "forest"
 
 _WHOLE = "whole"
 
@@ -109,3 +114,28 @@ def read_tree(group: zarr.Group) -> TreeColumns | None:
         return None
     tree = cast("zarr.Group", group["tree"])
     return TreeColumns(**{name: read_column(tree, name) for name in TreeColumns._fields})
+
+
+def write_forest(group: zarr.Group, forest: SpanningForest) -> None:
+    """Write the spanning forest of an agglomeration in place of one that may be there."""
+    rows = forest.to_array()
+    with ColumnWriter(group, _FOREST, rows.shape, rows.dtype, mapped=False) as writer:
+        group[_FOREST].attrs[_WHOLE] = False
+        writer.append(rows)
+    group[_FOREST].attrs[_WHOLE] = True
+
+
+def read_forest(group: zarr.Group, n_fragments: int) -> SpanningForest | None:
+    """Read a spanning forest; None where there is none, or one not written to its end.
+
+    Older versions marked none, so a part of one may come back unless `has_marked_forest`.
+    """
+    if _FOREST not in group or group[_FOREST].attrs.get(_WHOLE) is False:
+        return None
+    rows = cast("zarr.Array[Any]", group[_FOREST])[:]
+    return SpanningForest.from_array(n_fragments, cast("npt.NDArray[np.float64]", rows))
+
+
+def has_marked_forest(group: zarr.Group) -> bool:
+    """Whether there is a spanning forest that is marked as whole."""
+    return _FOREST in group and bool(group[_FOREST].attrs.get(_WHOLE))

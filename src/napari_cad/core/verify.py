@@ -2,9 +2,10 @@
 
 Nothing after the affinities is taken on trust. Fragments are made again from the stored affinities,
 edges from the fragments, columns of the graph from the tables of its sections, merge tree and join
-scores from the merge history, and compared number for number. In memory are two sections at most, a
-merge history and one number per edge. The affinities themselves would need the network: they are
-read, since a damaged chunk fails to decompress, and nothing more.
+scores from the merge history, the forest of absorbed segments from the join scores, and compared
+number for number. In memory are two sections at most, a merge history and one number per edge;
+where there is a forest, the region graph. The affinities themselves would need the network: they
+are read, since a damaged chunk fails to decompress, and nothing more.
 
 A run that another recipe of fragments made (`napari_cad.core.store.RECIPES`) has fragments that
 this version cannot make again. That is told, and of them only the ids are checked.
@@ -270,6 +271,23 @@ def _check_agglomerations(store: SegmentationStore) -> Iterator[str]:
             yield f"the merge tree of {name} does not follow from its merge history"
         if not _are_join_scores(store, made, stored, numbered):
             yield f"the join scores of {name} do not follow from its merge history"
+        else:
+            yield from _check_forest(store, name)
+
+
+def _check_forest(store: SegmentationStore, name: str) -> Iterator[str]:
+    """Check what absorbing small segments needs; one that was cut short is made again anyway."""
+    try:
+        forest = store.kept_forest(name)
+        if forest is not None and not np.array_equal(
+            forest.to_array(), store.made_forest(name).to_array()
+        ):
+            yield (
+                f"the forest of {name}, by which small segments are absorbed, does not follow from "
+                "its join scores"
+            )
+    except _UNREADABLE as error:
+        yield f"the forest of {name} cannot be read ({_line(error)})"
 
 
 def _are_join_scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,6 +37,19 @@ RED, BLUE = 1, 2
 
 #: Fragments that join a seed below this part of the score at which the colours meet go with it.
 _SURELY = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatedPlan(Plan):
+    """An edit that takes long to work out, and is good for one state of the session only.
+
+    Attributes
+    ----------
+    revision : int
+        State of the session that it was made for.
+    """
+
+    revision: int
 
 
 def preview_cut(

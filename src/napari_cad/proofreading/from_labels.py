@@ -89,7 +89,7 @@ def source_from_labels(
     highest, digest = 0, hashlib.sha256(repr(shape).encode())
     for z in range(shape[0]):
         section = np.asarray(labels[z])
-        digest.update(np.ascontiguousarray(section, _DIGESTED[section.dtype.kind]))
+        digest.update(np.ascontiguousarray(section, _DIGESTED[section.dtype.kind]).data)
         parts = connected_parts(section, background=0, connectivity=1)  # type: ignore[no-untyped-call]
         n = int(parts.max(initial=0))
         fragments[z] = np.where(parts > 0, parts + highest, 0)

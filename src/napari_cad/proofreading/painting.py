@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_cad.proofreading.cutting import patch_changes
+from napari_cad.proofreading.cutting import DatedPlan, patch_changes
 from napari_cad.proofreading.edits import Change, CutEdges, LinkFragments
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.fragment_split import split_by_mask
-from napari_cad.proofreading.operations import Plan, new_links, refuse_locked
+from napari_cad.proofreading.operations import new_links, refuse_locked
 from napari_cad.proofreading.patch import divide
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def plan_relabel(
     segment: int | None,
     *,
     erase: bool,
-) -> Plan:
+) -> DatedPlan:
     """Work out a painted correction; see `ProofreadingSession.relabel`."""
+    revision = session.revision
     ids = session.voxels.read(corner, mask.shape)
     old = session.lut[ids]
     mask = mask & ((ids != 0) if erase else (old != segment) if segment is not None else True)
@@ -57,7 +58,9 @@ def plan_relabel(
     voxels = int(mask.sum())
     details = {"voxels": voxels, "to": "background" if erase else (segment or "a new segment")}
     keep = None if segment is None else int(session.fragments_of(segment)[0])
-    return Plan("relabel", tuple(changes), keep, tuple(segments), division, details)
+    return DatedPlan(
+        "relabel", tuple(changes), keep, tuple(segments), division, details, revision=revision
+    )
 
 
 def _make_one(

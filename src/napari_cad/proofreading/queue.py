@@ -78,8 +78,8 @@ class Question:
 class UncertaintyQueue:
     """The questions of a session, ranked as it stands at the time of asking.
 
-    The candidates are found when the queue is made and when the threshold has moved since, in a
-    second or so for a million fragments; ranking them after an edit takes milliseconds.
+    The candidates are found when the queue is made, and anew when it `is_stale`, in a second or so
+    for a million fragments; ranking them after an edit takes milliseconds.
 
     Parameters
     ----------
@@ -108,13 +108,28 @@ class UncertaintyQueue:
         self._visited: list[int] = []
         self._at = -1
         self._threshold: float | None = None
+        self._made_after = session.history.current
         self._candidates = Candidates.none()
         self.refresh()
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the candidates are those of another threshold, or of edits that were undone.
+
+        What was answered, locked or merged when they were found is not among them, so it is
+        missing once that is taken back.
+        """
+        history = self._session.history
+        edit = history.current
+        while edit > self._made_after:  # an edit has a higher id than those before it
+            edit = history.edits[edit].parent
+        return self._threshold != self._session.threshold or edit != self._made_after
+
     def refresh(self) -> None:
-        """Find the candidates anew, for the threshold as it is."""
+        """Find the candidates anew, for the session as it is."""
         session = self._session
         self._threshold = session.threshold
+        self._made_after = session.history.current
         parts = [Candidates.none()]
         if self._kind != "separate":
             parts.append(inner_candidates(session, self._band))
@@ -125,7 +140,7 @@ class UncertaintyQueue:
 
     def ranked(self, n: int | None = None) -> list[Question]:
         """List the `n` questions that come first (by default all), one per pair of sides."""
-        self._follow_threshold()
+        self._follow()
         order = self._order()
         if n is not None:
             order = order[: 8 * n + 64]  # several edges may ask the same
@@ -135,7 +150,7 @@ class UncertaintyQueue:
 
     def any(self, rng: np.random.Generator) -> Question | None:
         """Take any open question that was not postponed: what a ranking has to be better than."""
-        self._follow_threshold()
+        self._follow()
         order = self._order()
         edges = self._candidates.edges[order]
         open_edges = [
@@ -151,10 +166,10 @@ class UncertaintyQueue:
     def next(self) -> Question | None:
         """Go one question on; None if there is none left.
 
-        What was visited and not answered is not asked again before everything else was; what was
-        postponed comes last.
+        What was visited and not answered is not asked again before everything else was, and then
+        in the order of the visits; what was postponed comes last.
         """
-        self._follow_threshold()
+        self._follow()
         order = self._order()
         valid = set(self._candidates.edges[order].tolist())
         while self._at + 1 < len(self._visited):
@@ -164,15 +179,15 @@ class UncertaintyQueue:
         if not len(order):
             return None
         edges = self._candidates.edges[order]
-        fresh = ~self._asks_the_same(edges, self._visited)
-        chosen = int(edges[np.argmax(fresh)])  # the first one if all were visited
+        # the first that was never visited, or else the one whose last visit lies furthest back
+        chosen = int(edges[np.argmin(self._last_visits(edges))])
         self._visited.append(chosen)
         self._at = len(self._visited) - 1
         return self._lookup(chosen)
 
     def previous(self) -> Question | None:
         """Go one question back, to one that is still open; None if there is none."""
-        self._follow_threshold()
+        self._follow()
         valid = set(self._candidates.edges[self._order()].tolist())
         while self._at > 0:
             self._at -= 1
@@ -182,7 +197,7 @@ class UncertaintyQueue:
 
     def progress(self) -> tuple[int, int]:
         """How many questions are left, and of how many: those and the ones answered."""
-        self._follow_threshold()
+        self._follow()
         left = len(self._distinct(self._candidates.edges[self._order()]))
         answered = sum(answer != "later" for answer in self._session.decisions.answers.values())
         return left, left + answered
@@ -233,19 +248,19 @@ class UncertaintyQueue:
             return np.zeros(0, np.int64)
         return np.sort(np.unique(self._sides(edges), axis=0, return_index=True)[1])
 
-    def _asks_the_same(
-        self, edges: npt.NDArray[np.int64], visited: list[int]
-    ) -> npt.NDArray[np.bool_]:
-        mine = self._sides(edges)
-        theirs = self._sides(np.array(visited, np.int64))
+    def _last_visits(self, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Place of the last visit that asked the same as each edge; −1 = it was never asked."""
+        n = len(self._visited)
+        sides = self._sides(np.concatenate([np.array(self._visited, np.int64), edges]))
         factor = self._session.graph.n_edges + len(self._session.lut) + 2
-        result: npt.NDArray[np.bool_] = np.isin(
-            mine[:, 0] * factor + mine[:, 1], theirs[:, 0] * factor + theirs[:, 1]
-        )
+        _, asked = np.unique(sides[:, 0] * factor + sides[:, 1], return_inverse=True)
+        last = np.full(len(asked), -1, np.int64)
+        np.maximum.at(last, asked[:n], np.arange(n))
+        result: npt.NDArray[np.int64] = last[asked[n:]]
         return result
 
-    def _follow_threshold(self) -> None:
-        if self._threshold != self._session.threshold:
+    def _follow(self) -> None:
+        if self.is_stale:
             self.refresh()
 
     def _lookup(self, edge: int) -> Question:

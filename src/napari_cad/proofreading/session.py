@@ -17,7 +17,7 @@ from psygnal import Signal
 from napari_cad.proofreading import cutting, operations
 from napari_cad.proofreading.decisions import Note
 from napari_cad.proofreading.edits import AddNote, ApplyPatch, Edit, SetThreshold
-from napari_cad.proofreading.errors import ProofreadingError
+from napari_cad.proofreading.errors import ProofreadingError, StalePreviewError
 from napari_cad.proofreading.events import Outcome, SegmentsChanged
 from napari_cad.proofreading.folder import MemoryFolder, SessionFolder
 from napari_cad.proofreading.state import SessionState, Staged
@@ -353,10 +353,17 @@ class ProofreadingSession(SessionView):
 
         Raises
         ------
+        StalePreviewError
+            If it is dated, and there was an edit since.
         ReadOnlyError, SessionError
             If it cannot be written, in which case nothing has changed.
         """
         self._folder.check_writable()
+        if isinstance(plan, cutting.DatedPlan) and plan.revision != self.revision:
+            raise StalePreviewError(
+                f"there was an edit since this {plan.kind} was worked out: nothing was changed, do "
+                "it once more"
+            )
         division = plan.division
         staged = self._state.stage_new(
             plan.changes, plan.keep, None if division is None else division.patch

@@ -37,7 +37,11 @@ class FineTuneConfig(Settings):
         300, "Steps of the whole run; with more, it can be gone on with.", min=1, max=1_000_000
     )
     learning_rate: float = setting(
-        0.0005, "Highest; a training from random weights takes four times that.", min=0.0, max=1.0
+        0.0005,
+        "Highest; a training from random weights takes four times that.",
+        min=0.0,
+        max=1.0,
+        step=0.0001,
     )
     patch: int = setting(
         160, "Height and width of a patch, a multiple of 16.", unit="voxels", min=32, max=1024

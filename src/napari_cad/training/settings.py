@@ -20,8 +20,8 @@ def setting(default: Any = MISSING, text: str = "", **more: Any) -> Any:
     text : str
         What it does, for a form or a help text.
     **more
-        Further metadata: `unit`, `min`, `max`, `choices`, and `parts`, the class of the settings
-        that it holds.
+        Further metadata: `unit`, `min`, `max`, `step`, `choices`, and `parts`, the class of the
+        settings that it holds.
     """
     metadata = {"help": text, **more} if text else more
     if default is MISSING:

@@ -58,6 +58,10 @@ class LutLabels(LazyArray):
         if lut is not None:
             self.set_lut(lut)
 
+    def __deepcopy__(self, _memo: dict[int, Any]) -> LutLabels:
+        """Show the same from now on, for napari's "Duplicate Layer": nothing is read or copied."""
+        return LutLabels(self._fragments, self.lut)
+
     @property
     def lut(self) -> npt.NDArray[Any] | None:
         """The LUT that is shown, of this array's type; do not write into it."""

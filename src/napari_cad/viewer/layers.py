@@ -81,8 +81,12 @@ def run_of(layer: Layer) -> str | None:
 
 
 def find_layer(viewer: ViewerModel, role: Role, run: str | None = None) -> Layer | None:
-    """Find a layer by role and run, whatever it is called; the topmost if there are several."""
-    for layer in reversed(viewer.layers):
+    """Find a layer by role and run, whatever it is called; the lowest if there are several.
+
+    That is the one that was made for the run: a duplicate, by which a person keeps what it shows,
+    comes to lie above it.
+    """
+    for layer in viewer.layers:
         if role_of(layer) == role and run_of(layer) == run:
             return layer
     return None

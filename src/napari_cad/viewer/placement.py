@@ -88,12 +88,16 @@ class Placement:
         more = ndim - self.ndim
         if more <= 0:
             return dict(self.settings)
-        fillers = {"scale": 1.0, "translate": 0.0, "units": "pixel"}
-        settings = {
-            name: (filler,) * more + tuple(self.settings[name])
-            for name, filler in fillers.items()
-            if name in self.settings
-        }
+        settings: dict[str, Any] = {}
+        names = [n for n in ("scale", "translate", "rotate", "shear") if n in self.settings]
+        if names:
+            placed = Affine(**{name: self.settings[name] for name in names})
+            placed = placed.expand_dims(list(range(more)))
+            settings = {name: getattr(placed, name) for name in names}
+        if self.settings.get("affine") is not None:
+            settings["affine"] = self.settings["affine"].expand_dims(list(range(more)))
+        if "units" in self.settings:
+            settings["units"] = ("pixel",) * more + tuple(self.settings["units"])
         labels = tuple(self.settings.get("axis_labels", ()))
         new = tuple(name for name in ("c", "z") if name not in labels)[-more:]
         if labels and len(new) == more:

@@ -131,7 +131,7 @@ class Proofreader(QObject):
         self._is_over = False
         self._depth = 0
         self._dirty = False
-        self._again: tuple[str, int] | None = None
+        self._again: tuple[object, ...] | None = None
         self.keys = SessionKeys(self.run)
         self.patience = Patience(parent)
         self.layers = SessionLayers(self.viewer, key, session, placement, name, self.bind)
@@ -169,18 +169,23 @@ class Proofreader(QObject):
 
     # ------------------------------------------------------------------ what actions go through
 
-    def run(self, name: str) -> None:
-        """Do an action by its name; what goes wrong is said in a line."""
-        if self.patience.busy and name != "cancel":
-            self.say(f"{self.patience.what} … Escape gives it up.", "warning")
+    def run(self, name: str, gesture: str = "") -> None:
+        """Do an action by its name, or by a gesture; what goes wrong is said in a line."""
+        if name != "cancel" and self.refuses():
             return
         # the same once more, with nothing done between: the person means it
-        self.actions.force = self._again == (name, self.session.revision)
-        with self.reporting(name):
+        self.actions.force = self._again == self._request(name)
+        with self.reporting(name, gesture):
             getattr(self.actions, name)()
 
+    def refuses(self) -> bool:
+        """Whether nothing can be edited now, because something takes long; if so, it is said."""
+        if self.patience.busy:
+            self.say(f"{self.patience.what} … Escape gives it up.", "warning")
+        return self.patience.busy
+
     @contextlib.contextmanager
-    def reporting(self, name: str) -> Iterator[None]:
+    def reporting(self, name: str, gesture: str = "") -> Iterator[None]:
         """Say what goes wrong inside in a line; redraw once at the end."""
         self._again = None
         self._depth += 1
@@ -188,7 +193,8 @@ class Proofreader(QObject):
             with self.guard:
                 yield
         except ConflictError as error:
-            self.say(f"{error}. {self._how_to_force(error, name)}".strip(), "warning")
+            how = self._how_to_force(error, name, gesture)
+            self.say(f"{error}. {how}".strip(), "warning")
         except (NapariCadError, OSError) as error:
             self.say(str(error), "error")
         finally:
@@ -209,14 +215,18 @@ class Proofreader(QObject):
         else:
             self.say(text)
 
-    def _how_to_force(self, error: ConflictError, name: str) -> str:
+    def _how_to_force(self, error: ConflictError, name: str, gesture: str) -> str:
         if not error.forceable:
             return ""
-        self._again = (name, self.session.revision)
+        self._again = self._request(name)
         key = self.keys.keys.get(name)
-        return (
-            f"“{BY_NAME[name].title}”{f' ({key})' if key else ''} once more does it all the same."
-        )
+        how = gesture or f"“{BY_NAME[name].title}”{f' ({key})' if key else ''}"
+        return f"{how} once more does it all the same."
+
+    def _request(self, name: str) -> tuple[object, ...]:
+        """All that says what an action is about: with anything else, it is another request."""
+        selection = tuple(self.selection)
+        return name, self.session.revision, selection, self.picked, self.walk.edge
 
     # ------------------------------------------------------------------ selection
 
@@ -317,7 +327,7 @@ class Proofreader(QObject):
 
     def set_threshold(self, threshold: float) -> None:
         """Move the threshold, which is an edit; what is cut and comes together is reported."""
-        if threshold == self.session.threshold:
+        if threshold == self.session.threshold or self.refuses():
             self.layers.segments.rebuild()  # another one may have been tried
             self.layers.refresh_segments()
             return
@@ -374,6 +384,7 @@ class Proofreader(QObject):
 
     def _on_history(self) -> None:
         self._counting.start()
+        self.split_mode.renew()
         self.redraw()  # what is verified is marked
 
     def _count(self) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from qtpy.QtWidgets import QInputDialog
 
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.questions import reject_by
+from napari_cad.proofreading.suspects import End
+from napari_cad.viewer.embedding_layers import camera_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,15 +221,14 @@ class Actions:
             owner.say("There is nothing to make again.")
 
     def note(self) -> None:
-        """Write a note on the selected segment at the place that was clicked."""
+        """Write a note on the selected segment, or on the place in the middle."""
         owner = self._owner
         segment = owner.selection[0] if owner.selection else None
-        at = owner.picked.voxel if owner.picked is not None else None
-        if segment is None and at is None:
+        position = self._place_of_note(segment)
+        if segment is None and position is None:
             raise ProofreadingError("click the place that the note is about first")
         text = self.ask(f"Note on segment {segment}" if segment else "Note on this place")
         if text and text.strip():
-            position = None if at is None else (float(at[0]), float(at[1]), float(at[2]))
             outcome = owner.session.add_note(text.strip(), position=position, segment=segment)
             owner.show_notes()
             owner.report(outcome)
@@ -253,6 +255,35 @@ class Actions:
         if picked is None or not picked.fragment or not session.graph.alive[picked.fragment]:
             raise ProofreadingError("click the fragment first")
         return picked.fragment
+
+    def _place_of_note(self, segment: int | None) -> tuple[float, float, float] | None:
+        """Find what was clicked of a segment, else what is asked, else the middle of the view.
+
+        None where that lies outside of the volume.
+        """
+        owner, lut = self._owner, self._owner.session.lut
+        picked, asked = owner.picked, owner.walk.current
+        if segment is not None and picked is not None and lut[picked.fragment] == segment:
+            z, y, x = picked.voxel
+            return float(z), float(y), float(x)
+        if asked is not None and np.isfinite(asked.position).all():
+            ends = [asked.fragment] if isinstance(asked, End) else list(asked.fragments)
+            if segment is None or segment in lut[ends]:
+                return asked.position
+        return self._middle()
+
+    def _middle(self) -> tuple[float, float, float] | None:
+        """Find the voxel in the middle of the view."""
+        viewer, layer = self._owner.viewer, self._owner.layers.layer
+        if layer is None:
+            return None
+        shown = list(viewer.dims.displayed)
+        world = np.array(viewer.dims.point, np.float64)
+        world[shown] = camera_of(viewer).center[-len(shown) :]
+        voxel = np.rint(layer.world_to_data(world))
+        inside = (voxel >= 0).all() and (voxel < layer.data.shape).all()
+        z, y, x = voxel.tolist()
+        return (z, y, x) if inside else None
 
     def _answer(self, answer: str) -> None:
         owner = self._owner

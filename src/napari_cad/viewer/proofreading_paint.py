@@ -120,7 +120,8 @@ class Scribbles:
         layer, owner = self.layer, self._owner
         if layer is None:
             return
-        corner, mask = self._painted(np.asarray(layer.data))
+        taken = np.asarray(layer.data) > 0
+        corner, mask = self._box(taken)
         segment: int | None = None
         if self.target == "selected":
             segment = owner.selection[0] if owner.selection else self._segment
@@ -133,7 +134,7 @@ class Scribbles:
         def done(future: Future[Any]) -> None:
             with owner.reporting("scribble"):
                 outcome = session.commit(future.result())
-                self.leave()
+                self._take(taken)
                 owner.report(outcome)
 
         owner.patience.run(
@@ -141,10 +142,20 @@ class Scribbles:
             "Dividing fragments",
         )  # fmt: skip
 
-    def _painted(
-        self, data: npt.NDArray[np.uint8]
+    def _take(self, taken: npt.NDArray[np.bool_]) -> None:
+        """Take away what an edit was made of; what was painted meanwhile stays."""
+        layer = self.layer
+        if layer is not None:
+            left = np.where(taken, 0, layer.data)
+            if left.any():
+                layer.data = left
+                return
+        self.leave()
+
+    def _box(
+        self, painted: npt.NDArray[np.bool_]
     ) -> tuple[tuple[int, int, int], npt.NDArray[np.bool_]]:
-        painted = data > 0
+        """Give the first voxel, (z, y, x) in the volume, and the mask of what is painted."""
         spans = []
         for axis in range(3):
             rest = tuple(i for i in range(3) if i != axis)

@@ -81,8 +81,11 @@ class Pointer:
         segment = 0 if picked is None else picked.segment
         if "Control" in modifiers or "Meta" in modifiers:
             if segment and owner.selection:
-                owner.select([*owner.selection, segment])
-                owner.run("merge")
+                before = list(owner.selection)
+                owner.select([*before, segment])
+                owner.run("merge", "Control-click")
+                if segment not in before and segment in owner.selection:
+                    owner.select(before)  # refused: the next merge is not about it
             return
         owner.picked = picked if segment else owner.picked
         if shift:

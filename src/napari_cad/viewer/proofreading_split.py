@@ -47,6 +47,7 @@ class SplitMode:
         self.preview: CutPreview | None = None
         self._seeds: list[tuple[Colour, tuple[int, int, int]]] = []
         self._shown = True
+        self._revision = -1  # of the session, when the cut was worked out last
 
     @property
     def seeds(self) -> dict[Colour, list[tuple[int, int, int]]]:
@@ -118,7 +119,8 @@ class SplitMode:
 
     def update(self) -> None:
         """Work the cut out for the seeds as they are."""
-        self.preview = None
+        session = self._owner.session
+        self.preview, self._revision = None, session.revision
         seeds = self.seeds
         self._owner.layers.show_seeds(seeds)
         if not (seeds["red"] and seeds["blue"]):
@@ -126,7 +128,6 @@ class SplitMode:
             self._owner.forget_contacts()
             self._owner.redraw()
             return
-        session = self._owner.session
         red, blue = list(seeds["red"]), list(seeds["blue"])
         self._owner.patience.run(
             lambda: session.preview_cut(red, blue), self._on_preview, "Working out the cut"
@@ -139,6 +140,11 @@ class SplitMode:
             return
         self._owner.layers.show_borders(self._owner.session.fragments_of(self.segment))
         self.update()
+
+    def renew(self) -> None:
+        """Work the cut out anew after edits that change no segment, such as a note."""
+        if self.active and self._revision != self._owner.session.revision:
+            self.update()
 
     def line(self) -> str:
         """Say what the cut would do."""

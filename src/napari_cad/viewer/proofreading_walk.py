@@ -9,7 +9,7 @@ import numpy as np
 from napari_cad.proofreading import questions
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.queue import Question, UncertaintyQueue
-from napari_cad.proofreading.suspects import End, confirm_end, ends_inside
+from napari_cad.proofreading.suspects import End, EndQueue, confirm_end
 from napari_cad.viewer.proofreading_labels import ONE_SIDE, OTHER_SIDE
 
 if TYPE_CHECKING:
@@ -53,11 +53,7 @@ class QuestionWalk:
         self.kind = "all"
         self.current: Question | End | None = None
         self.progress: tuple[int, int] | None = None
-        self._queue: UncertaintyQueue | None = None
-        self._threshold = 0.0  # that the queue was made for
-        self._ends: list[End] = []
-        self._at = -1
-        self._confirmed = 0
+        self._queue: UncertaintyQueue | EndQueue | None = None
 
     @property
     def edge(self) -> int | None:
@@ -67,8 +63,7 @@ class QuestionWalk:
     def choose(self, kind: str) -> None:
         """Walk through places of another kind."""
         self.kind = kind
-        self._queue, self._ends, self._at, self._confirmed = None, [], -1, 0
-        self.current = self.progress = None
+        self._queue = self.current = self.progress = None
         self._owner.redraw()
 
     def leave(self) -> None:
@@ -78,8 +73,9 @@ class QuestionWalk:
 
     def step(self, forward: bool) -> None:
         """Go to the next place, or to the one before."""
+        kind, queue = self.kind, self._queue
         self._owner.patience.run(
-            lambda: self._find(forward), lambda future: self._on_found(future, forward),
+            lambda: self._look(kind, queue), lambda future: self._on_found(future, kind, forward),
             "Looking for uncertain places",
         )  # fmt: skip
 
@@ -99,7 +95,6 @@ class QuestionWalk:
                 raise ProofreadingError(
                     "merge the segment with what continues it, or accept that it ends here"
                 )
-            self._confirmed += 1
             return confirm_end(session, current.fragment)
         if answer == "accept":
             return questions.accept(session, current.edge, force=force)
@@ -117,37 +112,28 @@ class QuestionWalk:
         return bool(in_red.any() and in_blue.any())
 
     def marks(self) -> dict[int, npt.NDArray[np.int64]]:
-        """Fragments to be marked: both sides, or the segment that ends."""
+        """Fragments to be marked: both sides, or the segment that ends; none that are gone."""
         session, current = self._owner.session, self.current
+        if current is None or not self._is_there(current):
+            return {}
         if isinstance(current, End):
             return {ONE_SIDE: session.fragments_of(session.segment_of(current.fragment))}
-        if current is None:
-            return {}
         one, other = questions.sides(session, current.edge)
         return {ONE_SIDE: one, OTHER_SIDE: other}
 
     def follow(self) -> None:
         """Follow an edit: what is asked may have gone with its fragments."""
-        current, alive = self.current, self._owner.session.graph.alive
-        fragments = (
-            (current.fragment,) if isinstance(current, End) else
-            () if current is None else current.fragments
-        )  # fmt: skip
-        if not alive[list(fragments)].all():
+        if self.current is not None and not self._is_there(self.current):
             self.current = None
 
     def count(self) -> None:
         """Count what is left."""
-        if self.kind == "ends":
-            if self._at >= 0:
-                left = len(self._ends) - self._confirmed
-                self.progress = (max(0, left), len(self._ends))
-        elif self._queue is not None:
-            if self._threshold != self._owner.session.threshold:
-                # made anew, in a thread, when somebody asks for the next question
-                self._queue, self.progress = None, None
-            else:
-                self.progress = self._queue.progress()
+        queue = self._queue
+        if isinstance(queue, UncertaintyQueue) and queue.is_stale:
+            # made anew, in a thread, when somebody asks for the next question
+            self.progress = None
+        elif queue is not None:
+            self.progress = queue.progress()
 
     def line(self) -> str:
         """Say what is asked."""
@@ -171,25 +157,28 @@ class QuestionWalk:
             + (" Asked before." if current.postponed else "")
         )
 
-    def _find(self, forward: bool) -> Question | End | None:
+    def _look(
+        self, kind: str, queue: UncertaintyQueue | EndQueue | None
+    ) -> UncertaintyQueue | EndQueue:
+        """Find the places as they are now; in a thread, so that nothing is changed by it."""
         session = self._owner.session
-        if self.kind == "ends":
-            if not self._ends:
-                self._ends = ends_inside(session)
-            at = self._at + (1 if forward else -1)
-            if not 0 <= at < len(self._ends):
-                return None
-            self._at = at
-            return self._ends[at]
-        if self._queue is None or self._threshold != session.threshold:
-            self._threshold = session.threshold
-            self._queue = UncertaintyQueue(session, kind=self.kind)
-        return self._queue.next() if forward else self._queue.previous()
+        if queue is not None and not queue.is_stale:
+            return queue
+        if kind == "ends":
+            return EndQueue(session, after=queue if isinstance(queue, EndQueue) else None)
+        return UncertaintyQueue(session, kind=kind)
 
-    def _on_found(self, future: Future[Any], forward: bool) -> None:
+    def _on_found(self, future: Future[Any], kind: str, forward: bool) -> None:
         owner = self._owner
+        if kind != self.kind:
+            return  # another kind was chosen meanwhile
         with owner.reporting("next_question"):
-            found: Question | End | None = future.result()
+            queue: UncertaintyQueue | EndQueue = future.result()
+            if queue is not self._queue or self.progress is None:
+                self._queue = queue
+                owner.recount()
+            # only now, so that nothing is asked that an edit has taken away meanwhile
+            found = queue.next() if forward else queue.previous()
             if found is None:
                 owner.say("That was the last one." if forward else "This was the first one.")
                 if forward:
@@ -207,18 +196,21 @@ class QuestionWalk:
             one = np.ones(1, np.float32)
             owner.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
-            if self.progress is None:
-                owner.recount()
 
     def _place(self, found: Question | End) -> tuple[float, ...]:
         """Where it is; parts of a label that do not touch have no place, but a middle."""
         if np.isfinite(found.position).all():
             return found.position
-        fragments = np.array(
-            [found.fragment] if isinstance(found, End) else list(found.fragments), np.int64
-        )
-        centres = self._owner.session.voxels.centres(fragments)
+        centres = self._owner.session.voxels.centres(_fragments(found))
         if centres is None:
             raise ProofreadingError("where this is, is not known")
         z, y, x = centres[0].tolist()
         return z, y, x
+
+    def _is_there(self, place: Question | End) -> bool:
+        """Whether the fragments that a place is about still exist."""
+        return bool(self._owner.session.graph.alive[_fragments(place)].all())
+
+
+def _fragments(place: Question | End) -> npt.NDArray[np.int64]:
+    return np.array([place.fragment] if isinstance(place, End) else place.fragments, np.int64)

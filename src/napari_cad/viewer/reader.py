@@ -36,8 +36,16 @@ ReaderFunction = Callable[[Any], list[LayerData]]
 #: Datasets of one file that are opened without asking for one of them.
 _MOST_DATASETS = 8
 
-#: Names of what can only be labels, where the type of its voxels does not say it.
-_LABELS_NAME = re.compile(r"label|segment|truth|fragment|neuron|ids?$|seg$|gt$", re.IGNORECASE)
+#: Words in a name that only labels have, where the type of the voxels does not say what they are.
+_LABELS_NAME = re.compile(
+    r"(?:^|[\W_])(?:labels?|seg|segments?|segmentations?|truth|groundtruth|gt|fragments?|(?:neuron_?)?ids?)"
+    r"(?:$|[\W_])",
+    re.IGNORECASE,
+)
+
+
+#: Words in the name of a dataset that only images have.
+_IMAGE_NAME = re.compile(r"(?:^|[\W_])(?:raw|em|images?|grey|gray)(?:$|[\W_])", re.IGNORECASE)
 
 
 def get_reader(path: Path_s | Sequence[Path_s]) -> ReaderFunction | None:
@@ -185,14 +193,20 @@ def _open_all(path: Path_s) -> list[EMVolume]:
     return volumes
 
 
+def _is_named_labels(volume: EMVolume) -> bool:
+    """Tell by the name of the dataset, or where that does not say it, of the file."""
+    dataset = None if volume.source is None else volume.source.dataset
+    if dataset and _IMAGE_NAME.search(dataset):
+        return False
+    return any(_LABELS_NAME.search(name) is not None for name in (dataset or "", volume.name))
+
+
 def _layer(volume: EMVolume) -> LayerData:
     """Make a layer of a volume: labels in all resolutions that there are, images in the finest."""
     from napari_cad.core.readers import is_label_image, open_levels
 
     labels = volume.dtype.kind in "iu" and (
-        volume.dtype.itemsize >= 4
-        or _LABELS_NAME.search(volume.name) is not None
-        or is_label_image(volume)
+        volume.dtype.itemsize >= 4 or _is_named_labels(volume) or is_label_image(volume)
     )
     source = None if volume.source is None else volume.source.to_json()
     settings = {

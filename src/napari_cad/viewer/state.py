@@ -43,6 +43,8 @@ class ViewerState:
 
     Attributes
     ----------
+    run_begun : Signal
+        (str), the path of the store of a run that is about to be made, or gone on with.
     run_finished : Signal
         (str), the path of the store of a run that has just ended with a segmentation.
     image_chosen : Signal
@@ -62,6 +64,7 @@ class ViewerState:
         Whether what napari does slowly the first time has been done.
     """
 
+    run_begun = Signal(str)
     run_finished = Signal(str)
     image_chosen = Signal(object)
     checkpoint_chosen = Signal(str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -157,8 +158,10 @@ def _field_widget(
     if kind is float:
         box = QDoubleSpinBox()
         low, high = float(metadata.get("min", 0)), float(metadata.get("max", _HIGHEST))
-        box.setDecimals(2 if high <= 1 else 3)
-        box.setSingleStep(0.05 if high <= 1 else 1.0)
+        step = float(metadata.get("step", 0.05 if high <= 1 else 1.0))
+        # a digit more than a step has: what is set must not be rounded to something else
+        box.setDecimals(max(3, 1 - math.floor(math.log10(step))))
+        box.setSingleStep(step)
         box.setRange(low - optional * box.singleStep(), high)
         _prepare_spin(box, metadata, optional)
         return box

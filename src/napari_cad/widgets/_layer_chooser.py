@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
+    from napari.utils.events import Event
 
 Chosen = TypeVar("Chosen", bound="Layer")
 
@@ -43,8 +44,11 @@ class LayerChooser(QWidget, Generic[Chosen]):
         layout.addWidget(self.combo.native)
         self.setFocusProxy(self.combo.native)
         events = viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered):
+        events.inserted.connect(self._on_inserted)
+        for event in (events.removed, events.reordered):
             event.connect(self._on_layers)
+        for layer in viewer.layers:
+            layer.events.name.connect(self._on_layers)
         self.combo.changed.connect(self._on_layer)
         self.combo.native.activated.connect(self._on_activated)
 
@@ -67,8 +71,17 @@ class LayerChooser(QWidget, Generic[Chosen]):
     def _choices(self, _widget: object) -> list[tuple[str, Chosen]]:
         return [(layer.name, layer) for layer in self._offered()]
 
+    def _on_inserted(self, event: Event) -> None:
+        event.value.events.name.connect(self._on_layers)
+        self._on_layers()
+
     def _on_layers(self) -> None:
-        self.combo.reset_choices()
+        shown = self._shown
+        with self.combo.changed.blocked():
+            self.combo.reset_choices()
+            # the list itself goes by names, and takes its first entry for a layer that was renamed
+            if shown is not None and any(shown is layer for layer in self.combo.choices):
+                self.combo.value = shown
         self._propose()
         self._on_layer()
 

@@ -146,6 +146,7 @@ class AgglomerateWidget(Column):
         events = viewer.layers.events
         for event in (events.inserted, events.removed):
             event.connect(self._list_runs)
+        state_of(viewer).run_begun.connect(self._on_run_begun)
         state_of(viewer).run_finished.connect(self._on_run_finished)
         self._list_runs()
 
@@ -164,11 +165,8 @@ class AgglomerateWidget(Column):
 
     def load(self) -> None:
         """Load the chosen run by the chosen merge function, agglomerating it if need be."""
-        self._live = None
-        self.curve.show_curve(None)
-        self._enable()
+        self._let_go()
         if self.run is None:
-            self.loader.cancel()
             return
         arguments = {
             "store_path": self.run,
@@ -177,6 +175,14 @@ class AgglomerateWidget(Column):
         }
         self.status.running(f"Agglomerating by {arguments['merge_function']} …")
         self.loader.start(_LOAD, arguments, "Agglomerating")
+
+    def _let_go(self) -> None:
+        """Forget what was loaded, and what is being worked out of it."""
+        self._live = None
+        self.curve.show_curve(None)
+        for runner in (self.loader, self.scorer, self.counter):
+            runner.cancel()
+        self._enable()
 
     def show_threshold(self) -> None:
         """Show the segments where the slider stands."""
@@ -312,6 +318,10 @@ class AgglomerateWidget(Column):
         if self.run is not None:
             self._set_from_store(self.run)
         self.load()
+
+    def _on_run_begun(self, run: str) -> None:
+        if run == self.run:  # its fragments are made anew: the merge tree is not theirs
+            self._let_go()
 
     def _on_run_finished(self, run: str) -> None:
         if run == self.run:

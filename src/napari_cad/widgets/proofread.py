@@ -307,7 +307,7 @@ class ProofreadWidget(Column):
             self.proofreader.scribbles.reach = self.reach.value()
 
     def _on_history(self, edit_id: int) -> None:
-        if self.proofreader is not None:
+        if self.proofreader is not None and not self.proofreader.refuses():
             with self.proofreader.reporting("undo"):
                 self.proofreader.session.go_to(edit_id)
 
@@ -354,6 +354,7 @@ class ProofreadWidget(Column):
         self._commit.stop()
         if self.proofreader is not None:
             self.proofreader.set_threshold(self.threshold.value())
+            self._put_threshold(self.proofreader.session.threshold)  # it may have been refused
 
     def _put_threshold(self, value: float) -> None:
         self.threshold.blockSignals(True)

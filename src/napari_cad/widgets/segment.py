@@ -194,6 +194,7 @@ class SegmentWidget(Column):
         if request is None:
             return
         state_of(self._viewer).forget(request.run)
+        state_of(self._viewer).run_begun.emit(request.run)
         self._turns.forget()  # layers of an earlier run
         self._layers = RunLayers(
             self._viewer, request.run, request.placement, request.name, self._turns

@@ -165,7 +165,8 @@ class TrainWidget(Column):
         }
 
     def _propose_output(self) -> None:
-        if Path(self.checkpoint.value()).parent == Path(self.output.path.text()):
+        run = self.output.path.text()
+        if run and Path(self.checkpoint.value()).parent == Path(run):
             return  # of the run that is shown, and which may be gone on with
         parts = (self.truth.name(), self.checkpoint.label())
         stem = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts if part)
