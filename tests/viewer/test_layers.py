@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import zarr
 from napari.layers import Image, Labels
+from napari.layers._layer_actions import _duplicate_layer
 
 from napari_cad.core.errors import ShapeError, VolumeError
 from napari_cad.core.volume import VolumeSource
@@ -418,3 +421,41 @@ def test_the_section_on_screen(viewer, fragments):
     viewer.add_image(np.zeros((20, 8, 8)), scale=(30, 6, 6))
     viewer.dims.set_current_step(0, 15)
     assert shown_section(viewer, layer) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": (4, 5), "translate": (7, 8)},
+        {"scale": (4, 5), "rotate": 30, "translate": (7, 8)},
+        {"shear": (0.3,), "rotate": 10},
+        {"affine": [[0.5, 0.2, 3], [-0.1, 2, 4], [0, 0, 1]], "scale": (2, 3)},
+    ],
+)
+def test_a_layer_with_an_axis_more_lies_where_the_image_lies(settings):
+    image = Image(np.zeros((32, 48), np.uint8), **settings)
+    placed = Placement.of_layer(image).for_axes(3)
+    labels = Labels(np.zeros((1, 32, 48), np.uint8), **placed)
+    for corner in ((0, 0), (31, 0), (31, 47)):
+        expected = image.data_to_world(corner)
+        np.testing.assert_allclose(labels.data_to_world((0, *corner))[1:], expected, atol=1e-9)
+
+
+def test_a_duplicate_of_segments_stays_as_it_is(fragments, lut):
+    labels = LutLabels(fragments, lut)
+    copied = copy.deepcopy(labels)
+    np.testing.assert_array_equal(np.asarray(copied), np.asarray(labels))
+    labels.set_lut(np.zeros_like(lut))
+    np.testing.assert_array_equal(np.asarray(copied), lut[fragments[...]])
+
+
+def test_the_layer_of_a_run_is_found_below_its_duplicate(make_napari_viewer, fragments, lut):
+    viewer = make_napari_viewer()
+    made = add_or_update(
+        viewer, "segments", LutLabels(fragments, lut), run="run", name="s",
+        placement=Placement.of_volume(None),
+    )  # fmt: skip
+    viewer.layers.selection.active = made
+    _duplicate_layer(viewer.layers)
+    assert len(viewer.layers) == 2
+    assert find_layer(viewer, "segments", "run") is made

@@ -19,9 +19,10 @@ from napari_cad.core.export import export_labels
 from napari_cad.core.label_pyramid import mode_of_blocks
 from napari_cad.core.readers import open_volume
 from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.core.volume import EMVolume, VolumeSource
 from napari_cad.viewer.layer_data import PyramidLevel
 from napari_cad.viewer.layers import find_layer, role_of
-from napari_cad.viewer.reader import get_reader
+from napari_cad.viewer.reader import _is_named_labels, get_reader
 from napari_cad.viewer.samples import synthetic_sample
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.volumes import sendable, volume_from_layer
@@ -323,3 +324,25 @@ def test_of_a_pyramid_only_the_section_on_screen_is_read():
     assert levels[0].read == [(1, 3, 35)]
     np.testing.assert_array_equal(np.asarray(cut), array[2:9, :, 5:40])
     np.testing.assert_array_equal(cut[::2, ::-1], array[2:9, :, 5:40][::2, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "labels"),
+    [
+        ("hippocampus_neurons", None, False),
+        ("pyramid", None, False),
+        ("cell_grid", None, False),
+        ("unsegmented raw", None, False),
+        ("stack_labels", None, True),
+        ("sample-seg", None, True),
+        ("groundtruth", None, True),
+        ("stack_gt", None, True),
+        ("stack_labels raw", "volumes/raw", False),
+        ("hippocampus_neurons ids", "volumes/labels/neuron_ids", True),
+        ("stack main", "main", False),
+    ],
+)
+def test_what_is_named_like_labels(name, dataset, labels):
+    source = None if dataset is None else VolumeSource("file.h5", dataset=dataset)
+    volume = EMVolume(np.zeros((2, 3, 4), np.uint8), name=name, source=source)
+    assert _is_named_labels(volume) == labels

@@ -17,6 +17,7 @@ from napari_cad.core.synthetic import synthetic_em
 from napari_cad.proofreading.source import ProofreadingSource
 from napari_cad.viewer.layers import find_layer
 from napari_cad.viewer.live_labels import LiveLabels
+from napari_cad.viewer.state import state_of
 from napari_cad.widgets import agglomerate
 from napari_cad.widgets.agglomerate import AgglomerateWidget
 
@@ -211,3 +212,28 @@ def test_a_removed_layer_and_no_run_at_all_are_no_failure(docked, finished_run, 
     widget.show_threshold()
     widget.score()
     assert "truth is needed" in widget.status.line.text()
+
+
+def test_a_run_that_is_made_anew_is_let_go(docked, finished_run, qtbot):
+    viewer, widget = docked
+    layer = find_layer(viewer, "segments", str(finished_run))
+    state_of(viewer).run_begun.emit("another run")
+    assert widget.threshold.isEnabled()
+    state_of(viewer).run_begun.emit(str(finished_run))
+    assert not widget.threshold.isEnabled()
+    data = layer.data
+    widget.show_threshold()  # of a move of the slider that was on its way
+    assert layer.data is data
+    state_of(viewer).run_finished.emit(str(finished_run))
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+
+
+def test_the_curve_of_a_run_is_not_shown_for_another(docked, monkeypatch):
+    _, widget = docked
+    cancelled = []
+    for name in ("loader", "scorer", "counter"):
+        runner = getattr(widget, name)
+        monkeypatch.setattr(runner, "cancel", lambda name=name: cancelled.append(name))
+        monkeypatch.setattr(runner, "start", lambda *_: None)
+    widget.load()
+    assert cancelled == ["loader", "scorer", "counter"]

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QLabel, QSpinBox
 
-from napari_cad.core.config import InferenceConfig
+from napari_cad.core.config import AgglomerationConfig, InferenceConfig
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.intensity import IntensityMapping
 from napari_cad.core.volume import EMVolume, VolumeSource
+from napari_cad.training.fine_tune_config import FineTuneConfig
 from napari_cad.widgets._form import Collapsible, ConfigForm
 from napari_cad.widgets._intensity import IntensityForm
 from napari_cad.widgets._output import default_store_path
@@ -166,3 +168,19 @@ def test_status(qtbot):
     status.clear()
     assert not status.warnings.isVisibleTo(status)
     assert status.line.text() == ""
+
+
+@pytest.mark.parametrize("cls", [FineTuneConfig, InferenceConfig, AgglomerationConfig])
+def test_a_form_begins_with_the_defaults_and_does_not_round_them(qtbot, cls):
+    names = tuple(f.name for f in dataclasses.fields(cls))
+    form = ConfigForm(cls, names)
+    qtbot.addWidget(form)
+    found, default = form.values(), cls()
+    assert {name: found[name] for name in names} == {n: getattr(default, n) for n in names}
+
+
+def test_a_threshold_is_set_as_it_is(qtbot):
+    form = ConfigForm(AgglomerationConfig, ("threshold",))
+    qtbot.addWidget(form)
+    form.set_values(threshold=0.475)
+    assert form.values()["threshold"] == 0.475

@@ -11,6 +11,7 @@ from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.network import StudentNetwork
+from napari_cad.training.fine_tune_config import FineTuneConfig
 from napari_cad.training.run_folder import RunFolder
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._section_list import parse_sections
@@ -204,3 +205,11 @@ def test_lists_of_sections(text, expected):
 def test_lists_of_sections_that_are_none(text):
     with pytest.raises(ConfigError):
         parse_sections(text)
+
+
+def test_a_place_is_proposed_for_the_default_checkpoint_and_the_rate_is_not_rounded(docked, sent):
+    _, widget = docked
+    widget.checkpoint.choose("default")
+    widget.train()
+    assert sent["run"].endswith("stack_default")
+    assert sent["settings"].learning_rate == FineTuneConfig().learning_rate
