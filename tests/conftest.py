@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from napari_cad.core.store import SegmentationStore
 
@@ -19,6 +19,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Nothing is read from, or written into, the settings of the person who runs the tests.
 os.environ["NAPARI_CONFIG"] = ""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, in which a CPU gives the same bits every time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

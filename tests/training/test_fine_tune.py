@@ -33,12 +33,7 @@ from tiny import make_volume
 SETTINGS = FineTuneConfig(steps=4, patch=32, batch=2, every=2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -42,13 +42,7 @@ from napari_cad.training.run_folder import RunFolder, read_curve
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import make_config, make_volume
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def curve(run):

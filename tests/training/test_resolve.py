@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 from tiny import make_config, make_volume
 
 from napari_cad.core.checkpoint import CheckpointMetadata, load_checkpoint, save_checkpoint
@@ -25,12 +28,7 @@ from napari_cad.training.run_folder import RunFolder, read_curve
 INVERTED = IntensityMapping(invert=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -99,14 +99,13 @@ def fine_tuning(
     Returns
     -------
     TrainingConfig
-        The new checkpoint keeps the old one's threshold, and says what it comes from.
+        The new checkpoint says what it comes from; what else it keeps, `resolve_config` fills in.
     """
     old = checkpoint.metadata
     side = settings.patch
     return TrainingConfig(
         name=f"{old.name} fine-tuned",
         training_data=f"{old.training_data}; then fine-tuned on labelled sections",
-        licence=old.licence,
         steps=settings.steps,
         device=device,
         save_every=settings.every,
@@ -115,11 +114,8 @@ def fine_tuning(
         student=StudentConfig(checkpoint=name),
         loss=LossConfig(retention=retention),
         optimiser=OptimiserConfig(learning_rate=settings.learning_rate, warmup=20, decay=0.5),
-        validation=ValidationConfig(
-            every=settings.every, size=_SIZE, at_start=True,
-            threshold=old.threshold,
-        ),
-    )  # fmt: skip
+        validation=ValidationConfig(every=settings.every, size=_SIZE, at_start=True),
+    )
 
 
 def fine_tune(
