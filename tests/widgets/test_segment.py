@@ -16,6 +16,7 @@ from napari_cad.core.network import StudentNetwork
 from napari_cad.core.readers import open_volume
 from napari_cad.core.store import SegmentationStore
 from napari_cad.viewer.layers import find_layer
+from napari_cad.viewer.placement import voxel_size_of
 from napari_cad.viewer.state import state_of
 
 PATIENCE = 60_000
@@ -353,21 +354,56 @@ def test_the_voxel_size_is_the_layers_or_typed(ready):
     viewer, widget = ready
     size = widget.volume.voxel_size
     assert size.text() == "30 × 6 × 7"
-    assert not size.isEnabled()
     layer = viewer.layers["stack"]
     layer.scale = (40, 4, 4)
     assert size.text() == "40 × 4 × 4"
     layer.units = ("pixel",) * 3
     assert size.text() == ""
-    assert size.isEnabled()
     assert widget.volume.volume().voxel_size is None
-    size.setText("35, 8.5, 8")
-    viewer.dims.set_current_step(0, 2)
-    layer.data = layer.data + 1  # what is typed stays
-    assert widget.volume.volume().voxel_size == (35, 8.5, 8)
     size.setText("35, 8")
+    size.editingFinished.emit()  # half typed
+    assert size.text() == "35, 8"
     widget.run()
     assert "three lengths in nm" in widget.status.line.text()
+    size.setText("35, 8.5, 8")
+    layer.data = layer.data + 1  # what is typed stays
+    assert widget.volume.volume().voxel_size == (35, 8.5, 8)
+    size.setText("")
+    size.editingFinished.emit()
+    assert size.text() == "35 × 8.5 × 8"
+
+
+def test_a_typed_voxel_size_is_that_of_the_layer_and_of_those_that_lie_over_it(docked, raw):
+    viewer, widget = docked()
+    image = viewer.add_image(raw, name="stack", translate=(0, 2, 3))
+    truth = viewer.add_labels(raw.astype(np.uint32), name="truth", translate=(0, 2, 3))
+    apart = viewer.add_image(raw, name="apart", scale=(5, 1, 1), visible=False)
+    viewer.dims.set_current_step(0, 2)
+    widget.volume.image.combo.value = image
+    widget.volume.voxel_size.setText("30, 6, 5")
+    widget.volume.voxel_size.editingFinished.emit()
+    for layer in (image, truth):
+        assert voxel_size_of(layer) == (30, 6, 5)
+        np.testing.assert_allclose(layer.translate, (0, 12, 15))
+    np.testing.assert_array_equal(apart.scale, (5, 1, 1))
+    assert image.world_to_data(viewer.dims.point)[0] == pytest.approx(2)
+
+
+def test_a_typed_voxel_size_is_of_one_layer_alone(docked, raw):
+    viewer, widget = docked()
+    section = viewer.add_image(raw[0], name="section")
+    size = widget.volume.voxel_size
+    size.setText("30, 6, 5")
+    size.editingFinished.emit()
+    assert widget.volume.volume().voxel_size == (30, 6, 5)
+    stack = viewer.add_image(raw, name="stack")
+    widget.volume.image.combo.value = stack
+    assert size.text() == ""
+    assert widget.volume.volume().voxel_size is None
+    widget.volume.image.combo.value = section
+    assert size.text() == "30, 6, 5"
+    viewer.layers.remove("section")
+    assert size.text() == ""
 
 
 def test_the_store_is_proposed_until_it_is_typed(ready, tmp_path, cache):

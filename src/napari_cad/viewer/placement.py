@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+    from napari.components import ViewerModel
     from napari.layers import Layer
 
 
@@ -127,3 +128,35 @@ def in_nm(layer: Layer, lengths: Any) -> tuple[float, float, float] | None:
         float((float(n) * unit).to("nm").magnitude) for n, unit in zip(lengths, units, strict=True)
     )
     return z, y, x
+
+
+def set_voxel_size(
+    viewer: ViewerModel, layer: Layer, voxel_size: tuple[float, float, float]
+) -> None:
+    """Give a layer another voxel size, and with it the layers that lie on its voxels.
+
+    The view shows the same section as before, and the whole of it.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Layers of the same scale and units as `layer`, which would no longer lie over it, go with
+        it: truth, segments, points.
+    layer : Layer
+        Of three axes.
+    voxel_size : tuple of float
+        (z, y, x) in nm.
+    """
+    scale, units = np.array(layer.scale), tuple(layer.units)
+    shown = layer.world_to_data(viewer.dims.point[-layer.ndim :])
+    for other in list(viewer.layers):
+        if (
+            other.ndim == layer.ndim
+            and tuple(other.units) == units
+            and np.allclose(other.scale, scale)
+        ):
+            moved = np.asarray(other.translate) / scale * voxel_size
+            other.scale, other.translate, other.units = voxel_size, moved, ("nm",) * 3
+    for axis, place in enumerate(layer.data_to_world(shown), start=viewer.dims.ndim - layer.ndim):
+        viewer.dims.set_point(axis, place)
+    viewer.reset_view()

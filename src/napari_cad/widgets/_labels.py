@@ -23,8 +23,10 @@ class LabelsChooser(LayerChooser[Labels]):
     ----------
     viewer : ViewerModel
         Whose layers are offered.
-    prefer, avoid : sequence of str
-        Roles of layers that are, and are not, proposed before others.
+    prefer : sequence of str
+        Roles of layers that are proposed before others, the first of them before the second.
+    avoid : sequence of str
+        Roles of layers that are proposed after all others.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class LabelsChooser(LayerChooser[Labels]):
             layer for layer in self._viewer.layers if isinstance(layer, Labels) and layer.ndim == 3
         ]
 
-    def _fit(self, layer: Labels) -> tuple[bool, bool]:
+    def _fit(self, layer: Labels) -> tuple[bool, int]:
         role = role_of(layer)
-        return role not in self._avoid, role in self._prefer
+        order = -self._prefer.index(role) if role in self._prefer else -len(self._prefer)
+        return role not in self._avoid, order
 
     def _propose(self) -> None:
         # until the person has chosen, a layer that fits better replaces the one that was there

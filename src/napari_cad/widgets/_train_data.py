@@ -57,7 +57,11 @@ class TruthForm(QWidget):
             tooltip("A folder as the Proofread widget saves it, or one made by hand.")
         )
         self.image = ImageChooser(viewer)
-        self.labels = LabelsChooser(viewer, prefer=("truth", "labels", "proofread"))
+        self.labels = LabelsChooser(
+            viewer,
+            prefer=("truth", "labels", "proofread"),
+            avoid=("segments", "proofread_marks"),
+        )
         self.labels.setToolTip(
             tooltip("One positive id per neurite; it must have the image's shape.")
         )

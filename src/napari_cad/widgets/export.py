@@ -24,7 +24,7 @@ from napari_cad.core.export_job import EXPORT_RUN, EXPORT_VOLUME, Exported
 from napari_cad.core.jobs import Requests
 from napari_cad.viewer.error_layers import shown_lut
 from napari_cad.viewer.jobs import JobRunner, RunProgress
-from napari_cad.viewer.layers import run_of
+from napari_cad.viewer.layers import role_of, run_of
 from napari_cad.viewer.places import work_folder
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.volumes import sendable, volume_from_layer
@@ -65,7 +65,9 @@ class ExportWidget(Column):
         self._typed = False
         self._written = ""
         self._progress = RunProgress()
-        self.labels = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
+        self.labels = LabelsChooser(
+            viewer, prefer=("proofread", "segments"), avoid=("truth", "proofread_marks")
+        )
         self.format = QComboBox()
         for suffix, (name, about) in _FORMATS.items():
             self.format.addItem(name, suffix)
@@ -208,8 +210,12 @@ class ExportWidget(Column):
         if layer is None or self._typed:
             return
         run = run_of(layer)
-        stem = re.sub(r"[^\w.-]+", "_", layer.name if run is None else Path(run).stem).strip("_")
-        self._show(_folder(run) / f"{stem or 'labels'}_labels{self.format.currentData()}")
+        name, what = layer.name if run is None else Path(run).stem, "labels"
+        if run is not None and role_of(layer) == "proofread":
+            run = str(Path(run).parent)  # RUN.proofreading/SESSION: beside the run, by its name
+            name, what = Path(run).stem, "proofread"
+        stem = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        self._show(_folder(run) / f"{stem or 'labels'}_{what}{self.format.currentData()}")
 
     def _on_format(self) -> None:
         if self.path.text().strip():

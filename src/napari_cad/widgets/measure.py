@@ -101,7 +101,9 @@ class MeasureWidget(QWidget):
         self._in_3d = In3D(viewer, self)
         self._going = Turns(self)
 
-        self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
+        self.segmentation = LabelsChooser(
+            viewer, prefer=("proofread", "segments"), avoid=("truth", "proofread_marks")
+        )
         self.measure_button = QPushButton("Measure")
         self.cancel_button = QPushButton("Cancel")
         self.status = RunStatus()
