@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QElapsedTimer, Qt, QTimer
+from qtpy.QtCore import Qt, QTimer
 
 from napari_cad.core.errors import ShapeError
 from napari_cad.viewer.embedding_layers import camera_of
@@ -106,6 +106,39 @@ def test_from_the_form_to_tables_and_arrows(ready, qtbot, run):
     assert (arrows.extent.world[1] <= segments.extent.world[1]).all()
     viewer.dims.ndisplay = 3
     viewer.dims.ndisplay = 2
+
+
+def test_arrows_are_seen_in_3d(ready, qtbot, run):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    sliders = viewer.dims.range
+    viewer.dims.set_current_step(0, 4)
+    widget.mesh_button.click()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=PATIENCE)
+    assert widget.status.line.text() == "3 segments in 3D."
+    layers = widget.shown.layers
+    qtbot.waitUntil(lambda: layers.places.visible, timeout=PATIENCE)
+    wait_for_layers(widget, qtbot)
+    order = [find_layer(viewer, "meshes", str(run.path)), layers.arrows, layers.places]
+    assert list(viewer.layers)[-3:] == order  # drawn after the surfaces, and through them
+    assert layers.arrows.blending == layers.places.blending == "translucent_no_depth"
+    viewer.dims.ndisplay = 2
+    assert viewer.dims.range == sliders
+    assert viewer.dims.current_step[0] == 4
+
+
+def test_proofread_segments_are_proposed(ready, qtbot, truth):
+    viewer, widget = ready
+    evaluate(widget, qtbot)
+    for role in ("proofread_marks", "proofread"):
+        viewer.add_labels(truth, name=role, metadata=tag(role, "session"))
+    assert widget.segmentation.layer.name == "proofread"
+    assert widget.truth.layer.name == "truth"
+    assert widget.status.line.text() == "proofread has not been evaluated."
+    viewer.layers.remove("truth")
+    assert widget.truth.layer.name not in ("proofread", "proofread_marks")
+    widget.segmentation.choose(viewer.layers["stack segments"])
+    assert widget.status.line.text() == ""
 
 
 def test_a_click_on_a_row_goes_there(ready, qtbot):
@@ -265,17 +298,16 @@ def test_closing_the_viewer_ends_the_job(make_napari_viewer, cache, truth, no_jo
     no_jobs_left()
 
 
-def test_napari_stays_responsive(ready, qtbot):
+def test_napari_goes_on_meanwhile(ready, qtbot):
     _viewer, widget = ready
-    gaps, clock = [], QElapsedTimer()
+    beats = []
     heartbeat = QTimer()
-    heartbeat.timeout.connect(lambda: gaps.append(clock.restart()))
-    clock.start()
+    heartbeat.timeout.connect(lambda: beats.append(widget.runner.running))
     heartbeat.start(20)
     evaluate(widget, qtbot)
     heartbeat.stop()
-    # recorded for people (pytest -rP); machines differ too much to assert it
-    print(f"longest gap of a 20 ms heartbeat: {max(gaps)} ms")  # noqa: T201
+    # how long it stands still is measured by benchmarks/bench_heartbeat.py
+    assert sum(beats) > 3
 
 
 def test_saving(ready, qtbot, tmp_path):

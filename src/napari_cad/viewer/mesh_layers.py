@@ -235,15 +235,16 @@ class SegmentMeshes(QObject):
             return
         vertices, faces, colours = joined(self._meshes, colours_of(layer, list(self._meshes)))
         placement, to_cubes = in_cubes(self._placement)
+        vertices = within(vertices, layer.data.shape, to_cubes)
         about = tag("meshes", segmentation_key(layer), segments=list(self._meshes))
         if surface is not None:
             surface.vertex_colors = None  # as many as there were vertices
-            surface.data = (vertices * to_cubes, faces)
+            surface.data = (vertices, faces)
             surface.vertex_colors = colours
             surface.metadata = about
             return
         made = Surface(
-            (vertices * to_cubes, faces),
+            (vertices, faces),
             vertex_colors=colours,
             name=f"{layer.name} meshes",
             metadata=about,
@@ -267,12 +268,45 @@ class SegmentMeshes(QObject):
             self._start()
 
 
+def in_3d_text(n: int) -> str:
+    """Tell how many segments are there as surfaces."""
+    return "1 segment in 3D" if n == 1 else f"{n} segments in 3D"
+
+
 def colours_of(layer: Labels, ids: Sequence[int]) -> npt.NDArray[np.float32]:
     """Colours in which a layer shows its labels, RGBA, shape (n, 4)."""
     values = np.asarray(ids).astype(layer.data.dtype)
     colours = np.asarray(layer.colormap.map(values), np.float32)
     colours[:, 3] = 1.0
     return colours
+
+
+def within(
+    vertices: npt.NDArray[np.float32],
+    shape: Sequence[int],
+    to_cubes: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """Give vertices in cubes, none of them farther out than the centres of the outermost voxels.
+
+    A mesh reaches half a sample beyond its outermost voxels. Of a layer that reaches beyond the
+    volume napari makes sliders that begin before its first section, and every step of them would
+    lie between two sections.
+
+    Parameters
+    ----------
+    vertices : ndarray, shape (n, 3)
+        In voxels.
+    shape : sequence of int
+        (Z, Y, X) of the volume.
+    to_cubes : ndarray, shape (3,)
+        See `napari_cad.viewer.error_layers.in_cubes`.
+    """
+    corner = (np.asarray(shape) - 1) * to_cubes
+    last = corner.astype(np.float32)
+    # what the rounding to float32 added would be beyond the volume, too
+    last = np.where(np.abs(last) > np.abs(corner), np.nextafter(last, np.float32(0)), last)
+    placed = (vertices * to_cubes).astype(np.float32)
+    return np.clip(placed, np.minimum(last, 0), np.maximum(last, 0))
 
 
 def joined(

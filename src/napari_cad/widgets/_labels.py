@@ -16,6 +16,26 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
+#: What a proofreading session draws over its segments: labels of nothing that can be worked on.
+_DRAWN = ("proofread_marks", "proofread_contacts", "proofread_scribbles")
+
+
+def segmentation_chooser(viewer: ViewerModel) -> LabelsChooser:
+    """Make a list that proposes a result: corrected segments before those of a run."""
+    return LabelsChooser(viewer, prefer=("proofread", "segments"), avoid=("truth", *_DRAWN))
+
+
+def truth_chooser(viewer: ViewerModel) -> LabelsChooser:
+    """Make a list that proposes labels to score a result by."""
+    return LabelsChooser(viewer, prefer=("truth",), avoid=("segments", "proofread", *_DRAWN))
+
+
+def training_labels_chooser(viewer: ViewerModel) -> LabelsChooser:
+    """Make a list that proposes labels to learn from: what a network has made comes last."""
+    prefer = ("truth", "labels", "proofread")
+    return LabelsChooser(viewer, prefer=prefer, avoid=("segments", *_DRAWN))
+
+
 class LabelsChooser(LayerChooser[Labels]):
     """A list of the viewer's labels layers of three axes.
 

@@ -22,7 +22,7 @@ from napari_cad.training.fine_tune_config import Truth
 from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._image import ImageChooser
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import training_labels_chooser
 from napari_cad.widgets._section_list import parse_sections
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class TruthForm(QWidget):
             tooltip("A folder as the Proofread widget saves it, or one made by hand.")
         )
         self.image = ImageChooser(viewer)
-        self.labels = LabelsChooser(
-            viewer,
-            prefer=("truth", "labels", "proofread"),
-            avoid=("segments", "proofread_marks"),
-        )
+        self.labels = training_labels_chooser(viewer)
         self.labels.setToolTip(
             tooltip("One positive id per neurite; it must have the image's shape.")
         )

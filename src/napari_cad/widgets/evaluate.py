@@ -26,9 +26,11 @@ from napari_cad.viewer.error_layers import (
     segmentation_key,
     shown_lut,
 )
+from napari_cad.viewer.errors_on_top import ErrorsOnTop
 from napari_cad.viewer.jobs import JobsEndWith
 from napari_cad.viewer.layers import run_of, select_label
 from napari_cad.viewer.lut_watcher import LutWatcher
+from napari_cad.viewer.mesh_layers import in_3d_text
 from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
@@ -40,7 +42,7 @@ from napari_cad.widgets._error_views import ErrorViews
 from napari_cad.widgets._evaluation import Evaluation, belongs, scores_text, write_report
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._job import WidgetJob
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import segmentation_chooser, truth_chooser
 from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
@@ -68,9 +70,10 @@ class EvaluateWidget(QWidget):
         self._evaluations: dict[str, Evaluation] = {}
         self.views = ErrorViews(viewer, self)
         self._turns, self._going = Turns(self), Turns(self)
+        self._on_top = ErrorsOnTop(viewer, self._turns)
 
-        self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
-        self.truth = LabelsChooser(viewer, prefer=("truth",), avoid=("segments",))
+        self.segmentation = segmentation_chooser(viewer)
+        self.truth = truth_chooser(viewer)
         self.least_voxels = QSpinBox()
         self.least_voxels.setRange(1, _MOST_VOXELS)
         self.least_voxels.setValue(LEAST_VOXELS)
@@ -284,7 +287,7 @@ class EvaluateWidget(QWidget):
         ]
 
     def _on_meshes(self, n: int) -> None:
-        self.status.ended(f"{n} segments in 3D")
+        self.status.ended(f"{in_3d_text(n)}.")
 
     def _on_meshes_failed(self, error: JobError) -> None:
         self.status.failed(str(error), error.details)
@@ -332,6 +335,12 @@ class EvaluateWidget(QWidget):
     def _on_segmentation(self) -> None:
         self._watcher.watch(self.segmentation.layer)
         self._show()
+        if self._evaluations and not self.runner.running:  # what stands there is about another one
+            layer = self.segmentation.layer
+            if layer is None or self.shown is not None:
+                self.status.ended("")
+            else:
+                self.status.ended(f"{layer.name} has not been evaluated.")
         self._evaluate_again()  # it may have changed while another one was chosen
 
     def _evaluate_again(self) -> None:

@@ -30,7 +30,7 @@ from napari_cad.viewer.state import state_of
 from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import segmentation_chooser
 from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ class ExportWidget(Column):
         self._typed = False
         self._written = ""
         self._progress = RunProgress()
-        self.labels = LabelsChooser(
-            viewer, prefer=("proofread", "segments"), avoid=("truth", "proofread_marks")
-        )
+        self.labels = segmentation_chooser(viewer)
         self.format = QComboBox()
         for suffix, (name, about) in _FORMATS.items():
             self.format.addItem(name, suffix)

@@ -35,14 +35,14 @@ from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobsEndWith
 from napari_cad.viewer.layers import run_of, select_label
 from napari_cad.viewer.lut_watcher import LutWatcher
-from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.mesh_layers import SegmentMeshes, in_3d_text
 from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.turns import Turns
 from napari_cad.viewer.volumes import sendable, volume_from_layer
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._form import form_layout, tooltip
 from napari_cad.widgets._job import WidgetJob
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import segmentation_chooser
 from napari_cad.widgets._status import RunStatus
 from napari_cad.widgets._table import ColumnsTable
 
@@ -101,9 +101,7 @@ class MeasureWidget(QWidget):
         self._in_3d = In3D(viewer, self)
         self._going = Turns(self)
 
-        self.segmentation = LabelsChooser(
-            viewer, prefer=("proofread", "segments"), avoid=("truth", "proofread_marks")
-        )
+        self.segmentation = segmentation_chooser(viewer)
         self.measure_button = QPushButton("Measure")
         self.cancel_button = QPushButton("Cancel")
         self.status = RunStatus()
@@ -261,7 +259,7 @@ class MeasureWidget(QWidget):
             self.status.failed(str(error))
 
     def _on_meshes(self, n: int) -> None:
-        self.status.ended(f"{n} segments in 3D")
+        self.status.ended(f"{in_3d_text(n)}.")
         self._in_3d.enter()
 
     def _on_mesh_failed(self, error: JobError) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -21,10 +22,10 @@ from napari_cad.core.mesh_job import EXPORT_LABELS, EXPORT_RUN, MeshWritten
 from napari_cad.core.meshes import DETAILS
 from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.jobs import JobRunner, JobsEndWith, RunProgress
-from napari_cad.viewer.mesh_layers import SegmentMeshes
+from napari_cad.viewer.mesh_layers import SegmentMeshes, in_3d_text
 from napari_cad.viewer.warm_up import warm_up
 from napari_cad.widgets._form import form_layout, tooltip
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import segmentation_chooser
 from napari_cad.widgets._status import RunStatus
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
     from napari_cad.core.events import Event
 
+#: Short enough for the list, and in full.
 _DETAIL_HELP = {
-    "full": "Every voxel.",
-    "normal": "Samples as long within a section as it is thick.",
-    "coarse": "Twice that, of every second section.",
+    "full": ("every voxel", "Every voxel."),
+    "normal": ("cubic samples", "Samples are as long within a section as it is thick."),
+    "coarse": ("larger samples", "Samples are twice as long, and of every second section."),
 }
 
 
@@ -54,7 +56,7 @@ class MeshWidget(QWidget):
         self._written = 0
         self._progress = RunProgress()
         self._in_3d = In3D(viewer, self)
-        self.segmentation = LabelsChooser(viewer, prefer=("segments",), avoid=("truth",))
+        self.segmentation = segmentation_chooser(viewer)
         self.ids = QLineEdit()
         self.ids.setPlaceholderText("12, 40, 7")
         self.ids.setToolTip(tooltip("Ids of segments, whatever stands between them."))
@@ -63,8 +65,10 @@ class MeshWidget(QWidget):
             tooltip("Add the label that is selected in the layer; pick one with the key L.")
         )
         self.detail = QComboBox()
-        for name in DETAILS:
-            self.detail.addItem(f"{name.capitalize()}: {_DETAIL_HELP[name].lower()}", name)
+        for i, name in enumerate(DETAILS):
+            short, long = _DETAIL_HELP[name]
+            self.detail.addItem(f"{name.capitalize()}: {short}", name)
+            self.detail.setItemData(i, tooltip(long), Qt.ItemDataRole.ToolTipRole)
         self.detail.setCurrentIndex(list(DETAILS).index("normal"))
         self.detail.setMinimumContentsLength(16)
         self.show_button = QPushButton("Show in 3D")
@@ -99,7 +103,12 @@ class MeshWidget(QWidget):
 
     def _lay_out(self) -> None:
         self.segmentation.setToolTip(tooltip("The labels whose segments become surfaces."))
-        self.detail.setToolTip(tooltip("How fine the surfaces are."))
+        self.detail.setToolTip(
+            tooltip(
+                "How fine the surfaces are: of every voxel, of samples that are as long within a "
+                "section as it is thick, or of samples twice as large."
+            )
+        )
         self.format.setToolTip(tooltip("Kind of the files that Export writes."))
         self.show_button.setToolTip(tooltip("Show these segments as surfaces, and no others."))
         self.cancel_button.setToolTip("Stop; what is shown, and files that are there, stay.")
@@ -190,8 +199,9 @@ class MeshWidget(QWidget):
     def _on_shown(self, n: int) -> None:
         self._show_running(False)
         missing = len(self.meshes.ids) - n
-        lacking = f", {missing} are not there or too small for this detail" if missing else ""
-        self.status.ended(f"{n} segments in 3D{lacking}.")
+        are = "is" if missing == 1 else "are"
+        lacking = f", {missing} {are} not there or too small for this detail" if missing else ""
+        self.status.ended(f"{in_3d_text(n)}{lacking}.")
         if n:
             self._in_3d.enter()
 
@@ -204,7 +214,8 @@ class MeshWidget(QWidget):
 
     def _on_exported(self) -> None:
         self._show_running(False)
-        self.status.ended(f"{self._written} files written.")
+        files = "1 file" if self._written == 1 else f"{self._written} files"
+        self.status.ended(f"{files} written.")
 
     def _on_failed(self, error: JobError) -> None:
         self._show_running(False)
