@@ -10,7 +10,12 @@ from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.published import PUBLISHED
 from napari_cad.core.registry import resolve_checkpoint
-from napari_cad.viewer.checkpoints import DEFAULT, describe_checkpoint, needs_download
+from napari_cad.viewer.checkpoints import (
+    DEFAULT,
+    describe_checkpoint,
+    needs_download,
+    short_title,
+)
 
 
 def test_a_file_of_ours_tells_what_loading_it_tells(tmp_path):
@@ -59,3 +64,17 @@ def test_torch_is_not_imported_for_it():
         "needs_download('AC34'); import napari_cad.viewer.tasks; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name_or_path", "title"),
+    [
+        ("CremiA", "CremiA"),
+        ("/data/mine.safetensors", "mine.safetensors"),
+        ("/data/training/stack_default_2/best.safetensors", "stack_default_2/best"),
+        (r"C:\training\stack\last.safetensors", "stack/last"),
+        ("best.safetensors", "best.safetensors"),
+    ],
+)
+def test_checkpoints_of_training_runs_are_told_apart_by_their_folders(name_or_path, title):
+    assert short_title(name_or_path) == title

@@ -138,7 +138,7 @@ def test_an_image_is_segmented_and_looked_at(name, viewer, opened, networks, qtb
     widget.run()
     qtbot.waitUntil(lambda: not widget.runner.running, timeout=PATIENCE)
     qtbot.waitUntil(lambda: not widget._turns.busy, timeout=PATIENCE)
-    assert ends_as_it_should(widget, hint, lambda: "segments of" in widget.status.line.text())
+    assert ends_as_it_should(widget, hint, lambda: " fragment" in widget.status.line.text())
     if not hint:
         segments = find_layer(viewer, "segments", run)
         assert segments.data.shape == shape == SegmentationStore.open(run).shape

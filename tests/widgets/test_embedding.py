@@ -7,6 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from qtpy.QtWidgets import QScrollArea
 
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
@@ -92,6 +93,29 @@ def test_the_map_follows_the_section_on_screen(pretended, qtbot):
     assert "50 + " in widget.kind.explained.text()
     assert "= 80 %" in widget.kind.explained.text()
     assert sum(role_of(layer) == "embedding_rgb" for layer in viewer.layers) == 1
+
+
+def test_it_says_that_it_starts_until_there_is_an_answer(pretended, qtbot):
+    viewer, widget = pretended
+    widget.live_button.click()
+    assert widget.status.line.text() == "Starting…"
+    assert not widget.status.bar.isHidden()
+    wait_for(qtbot, viewer, colour_of(2))
+    assert widget.status.line.text() == ""
+    assert widget.status.bar.isHidden()
+    widget.live_button.click()
+    widget.live_button.click()
+    widget.live_button.click()  # off before the first answer
+    assert widget.status.line.text() == ""
+    assert widget.status.bar.isHidden()
+
+
+def test_the_buttons_stay_in_sight(docked):
+    _, widget = docked
+    content = widget.findChild(QScrollArea).widget()
+    assert content.isAncestorOf(widget.checkpoint)
+    for button in (widget.live_button, widget.pick_button, widget.write_button, widget.status):
+        assert not content.isAncestorOf(button)
 
 
 def test_neighbours_come_without_being_asked_for_and_nothing_comes_twice(pretended, qtbot):

@@ -305,7 +305,7 @@ def beside(pretended, monkeypatch):
 def run(qtbot, segment):
     segment.run()
     qtbot.waitUntil(lambda: not segment.runner.running, timeout=PATIENCE)
-    assert "segments of" in segment.status.line.text(), segment.status.line.text()
+    assert " fragment" in segment.status.line.text(), segment.status.line.text()
     return SegmentationStore.open(segment.output.value()).config
 
 

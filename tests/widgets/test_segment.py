@@ -73,7 +73,7 @@ def test_a_real_run_from_the_form_to_the_layers(docked, raw, qtbot, tmp_path):
     widget.run()
     assert widget.status.line.text() == "Starting…"
     wait_for_end(qtbot, widget)
-    assert "segments of" in widget.status.line.text(), widget.status.details.toPlainText()
+    assert " fragment" in widget.status.line.text(), widget.status.details.toPlainText()
     run = str(widget.output.value())
     assert finished == [run]
     assert shown == [True]  # the layer had become that of the segments by then
@@ -118,7 +118,7 @@ def test_a_quick_look_lies_over_the_image(docked, raw, qtbot, tmp_path):
     assert widget.output.value().name == "stack_tiny-bin2.zarr"
     widget.run()
     wait_for_end(qtbot, widget)
-    assert "segments of" in widget.status.line.text(), widget.status.details.toPlainText()
+    assert " fragment" in widget.status.line.text(), widget.status.details.toPlainText()
     store = SegmentationStore.open(widget.output.value())
     assert store.shape == (5, 16, 20)
     assert store.voxel_size == (30, 12, 14)
@@ -254,7 +254,7 @@ def test_warnings_are_shown_and_stay(ready, qtbot):
     wait_for_end(qtbot, widget)
     assert widget.status.warnings.text() == "⚠ the affinities look wrong"
     assert widget.status.warnings.isVisibleTo(widget)
-    assert "segments of" in widget.status.line.text()
+    assert " fragment" in widget.status.line.text()
 
 
 def test_layers_may_be_removed_and_renamed_while_it_runs(ready, qtbot):
@@ -267,7 +267,7 @@ def test_layers_may_be_removed_and_renamed_while_it_runs(ready, qtbot):
     viewer.layers.remove(find_layer(viewer, "affinities", run))
     find_layer(viewer, "segments", run).name = "mine"
     wait_for_end(qtbot, widget)
-    assert "segments of" in widget.status.line.text()
+    assert " fragment" in widget.status.line.text()
     (segments,) = viewer.layers
     np.testing.assert_allclose(segments.scale, (30, 6, 7))
     np.testing.assert_allclose(segments.translate, (60, 12, 14))
@@ -424,6 +424,36 @@ def test_the_store_is_proposed_until_it_is_typed(ready, tmp_path, cache):
         assert message in widget.status.line.text()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [np.zeros((2, 2, 8, 8), np.uint8), np.zeros((2, 8, 8), bool)],
+    ids=["four axes", "no numbers"],
+)
+def test_the_store_is_never_called_after_another_image(ready, data):
+    viewer, widget = ready
+    assert widget.output.value().name == "stack_default.zarr"
+    widget.volume.image.combo.value = viewer.add_image(data, name="odd")
+    assert widget.output.value().name == "odd_default.zarr"
+
+
+def test_what_is_said_of_a_run_goes_with_its_image(ready, raw, qtbot):
+    viewer, widget = ready
+    widget.checkpoint.choose("good.safetensors")
+    widget.run()
+    wait_for_end(qtbot, widget)
+    assert widget.status.line.text().startswith("4 segments of 24 fragments, in")
+    widget.volume.image.combo.value = viewer.add_image(raw, name="another")
+    assert widget.status.line.text() == ""
+
+
+def test_a_run_that_is_stopped_at_once_says_so(ready):
+    _, widget = ready
+    widget.checkpoint.choose("slow.safetensors")
+    widget.run()
+    widget.cancel_button.click()
+    assert widget.status.line.text() == "Stopped. Run goes on from there."
+
+
 def test_a_published_checkpoint_is_downloaded_only_when_asked_for(
     ready, qtbot, monkeypatch, tmp_path
 ):
@@ -445,7 +475,7 @@ def test_a_published_checkpoint_is_downloaded_only_when_asked_for(
     widget.run()
     assert widget.runner.running
     wait_for_end(qtbot, widget)
-    assert "segments of" in widget.status.line.text()
+    assert " fragment" in widget.status.line.text()
 
 
 def test_a_checkpoint_sets_what_it_recommends(ready, tmp_path):

@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from qtpy.QtWidgets import QScrollArea
 
 from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.network import StudentNetwork
-from napari_cad.training.fine_tune_config import FineTuneConfig
+from napari_cad.training.fine_tune_config import Compared, FineTuneConfig
 from napari_cad.training.run_folder import RunFolder
-from napari_cad.viewer.state import state_of
+from napari_cad.viewer.state import StepReport, state_of
 from napari_cad.widgets._section_list import parse_sections
+from napari_cad.widgets._train_plots import LossPlot, measured_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny import make_volume
@@ -75,6 +77,7 @@ def test_fine_tune_look_and_use(docked, qtbot, checkpoint):
     widget.train_button.click()
     assert widget.stop_button.isEnabled()
     assert not widget.train_button.isEnabled()
+    assert state_of(viewer).report_of("train") == StepReport("starting…", running=True)
     wait_for_end(qtbot, widget)
     assert widget.status.line.text().startswith("4 steps in")
     # the live curve, and the section before and after
@@ -87,10 +90,16 @@ def test_fine_tune_look_and_use(docked, qtbot, checkpoint):
     widget.plot.grab()
     # the checkpoint, in all widgets
     widget.use_button.click()
+    assert widget.status.line.text() == "stack_tiny/best is chosen in all widgets."
     used = segment.checkpoint.value()
     assert used == state_of(viewer).checkpoint == str(run / "best.safetensors")
     assert load_checkpoint(used).metadata.name == "tiny fine-tuned"
     assert segment.checkpoint.metadata().name == "tiny fine-tuned"
+    # not the name that checkpoints of all runs have
+    assert segment.checkpoint.combo.currentText() == "stack_tiny/best"
+    assert segment.output.value().name == "stack_stack_tiny-best.zarr"
+    assert widget.measured.text().startswith("VOI, lower is better, of the sections that are kept")
+    assert state_of(viewer).report_of("train") == StepReport("4 steps")
     # with more steps it goes on, and anew it begins elsewhere
     widget.settings.set_values(steps=5)
     widget.continue_button.click()
@@ -213,3 +222,65 @@ def test_a_place_is_proposed_for_the_default_checkpoint_and_the_rate_is_not_roun
     widget.train()
     assert sent["run"].endswith("stack_default")
     assert sent["settings"].learning_rate == FineTuneConfig().learning_rate
+
+
+def test_what_is_kept_out_is_said_before_it_is(docked):
+    _, widget = docked
+    truth = widget.truth
+    for sections, kept in (
+        ("", "the last fifth, of six or more"),
+        ("0-1", "none: fewer than six are labelled"),
+        ("0-9", "the last fifth: 8 to 9"),
+        ("0-", "the last fifth, of six or more"),  # half typed
+    ):
+        truth.sections.setText(sections)
+        assert truth.validation.placeholderText() == kept
+    truth.sections.setText("0-1")
+    truth.choose_folder("somewhere")  # with sections of its own
+    assert truth.validation.placeholderText() == "the last fifth, of six or more"
+
+
+def compared(step, voi, *, kept_out):
+    return Compared(step, np.zeros((2, 8, 3), np.uint8), {"voi": voi}, kept_out)
+
+
+def test_scores_say_on_what_they_were_measured():
+    before, after = (compared(step, voi, kept_out=False) for step, voi in ((0, 0.462), (40, 0.476)))
+    text = measured_text(before, after)
+    assert "0.462 before, 0.476 at step 40, which is worse." in text
+    assert "trained on too" in text
+    assert "worse" not in measured_text(before, before)
+    text = measured_text(compared(0, 0.5, kept_out=True), compared(40, 0.4, kept_out=True))
+    assert text == (
+        "VOI, lower is better, of the sections that are kept out: 0.500 before, 0.400 at step 40."
+    )
+
+
+def test_the_curve_uses_its_room_and_nothing_of_it_is_cut(qtbot):
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.resize(320, plot.height())
+    plot.clear(40)
+    for step, voi in ((0, 0.462), (20, 0.47), (40, 0.476)):
+        plot.add_loss(step, 1 - step / 100)
+        plot.add_score(step, voi)
+    frame = plot._frame()
+    for points in (plot.losses, plot.scores):
+        places = plot._places(points, frame)
+        heights = [place.y() for place in places]
+        assert max(heights) - min(heights) == pytest.approx(frame.height())
+        for place in places:  # with the radius of a dot
+            assert 5 < place.x() < plot.width() - 5
+            assert 5 < place.y() < plot.height() - 16
+    plot.grab()
+    plot.clear(40)
+    plot.add_score(0, 0.5)  # a range of nothing
+    plot.grab()
+
+
+def test_the_buttons_stay_in_sight(docked):
+    _, widget = docked
+    content = widget.findChild(QScrollArea).widget()
+    assert content.isAncestorOf(widget.checkpoint)
+    for button in (widget.train_button, widget.stop_button, widget.status, widget.use_button):
+        assert not content.isAncestorOf(button)

@@ -10,9 +10,11 @@ import napari.settings
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtWidgets import QApplication
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
 from napari_cad.core.config import DEVICES, PRECISIONS
+from napari_cad.core.live_segmentation import size_histogram
 from napari_cad.core.readers import open_volume
 from napari_cad.viewer.layer_data import LutLabels
 from napari_cad.viewer.layers import find_layer
@@ -20,6 +22,7 @@ from napari_cad.viewer.preferences import AS_CHECKPOINT, PLUGIN, Preferences, pr
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._checkpoint import CheckpointChooser
 from napari_cad.widgets._image import ImageChooser
+from napari_cad.widgets._plots import SizeHistogram
 from napari_cad.widgets._steps import STEPS
 from napari_cad.widgets.export import ExportWidget
 from napari_cad.widgets.segment import SegmentWidget
@@ -53,13 +56,15 @@ def enabled(workbench):
 
 def test_the_lines_and_what_can_be_opened_follow_the_viewer(workbench, model, show_run):
     assert lines(workbench)[:2] == ["no image open", "open an image first"]
-    assert enabled(workbench) == [True, False, False, False, False]
+    assert enabled(workbench) == [True, False, False, False, False, True]
     model.add_image(GREY, name="stack", **NM)
     assert lines(workbench)[:2] == ["stack · 6 sections · 30 × 6 × 7 nm", "ready"]
-    assert enabled(workbench) == [True, True, False, False, False]
+    assert enabled(workbench) == [True, True, False, False, False, True]
+    assert lines(workbench)[5] == "needs an image with labels, or a folder of them"
     segments = show_run(model)
     assert lines(workbench)[2] == "4 segments at 0.50"
-    assert enabled(workbench) == [True] * 5
+    assert enabled(workbench) == [True] * 6
+    assert lines(workbench)[5] == "ready; learns from what was proofread"
     state_of(model).report(
         "agglomerate", "7 segments at 0.10", run=segments.metadata["napari_cad"]["run"]
     )
@@ -71,28 +76,102 @@ def test_the_lines_and_what_can_be_opened_follow_the_viewer(workbench, model, sh
     assert lines(workbench)[4] == "VOI 0.71"
     model.layers.clear()
     assert lines(workbench)[2] == "segment an image, or open a run, first"
-    assert enabled(workbench) == [True, False, False, False, False]
+    assert enabled(workbench) == [True, False, False, False, False, True]
 
 
-def test_a_run_that_goes_on_cannot_be_agglomerated_yet(workbench, model, show_run, run):
+def test_a_run_that_goes_on_can_be_neither_agglomerated_nor_proofread(
+    workbench, model, show_run, run
+):
     segments = show_run(model)
-    state_of(model).report("segment", "1 of 6 sections", running=True, run=str(run.path))
-    workbench.update_lines()
-    assert lines(workbench)[2] == "segment an image, or open a run, first"
+    state_of(model).report("segment", "starting…", running=True, run=str(run.path))
+    assert lines(workbench)[2:5] == ["finish the run first"] * 3
+    assert enabled(workbench)[2:5] == [False] * 3
     state_of(model).report("segment", "24 fragments", run=str(run.path))
-    assert lines(workbench)[2] == "4 segments at 0.50"
+    assert lines(workbench)[2:4] == ["4 segments at 0.50", "ready"]
     segments.data = LutLabels(run.fragments, run.lut(0.0))
     assert lines(workbench)[2] == "24 segments at 0.50"
+
+
+def test_fragments_of_a_run_that_was_stopped_are_not_ready(workbench, model, show_run, run):
+    segments = show_run(model)
+    segments.data = LutLabels(run.fragments)  # as while it goes on, and when it is stopped
+    state_of(model).report("segment", "stopped · 2 of 6 sections", run=str(run.path))
+    assert lines(workbench)[2:5] == ["finish the run first"] * 3
+    assert enabled(workbench)[2:5] == [False] * 3
+    model.add_labels(np.ones(GREY.shape, np.uint8), name="painted")  # other labels can be used
+    assert lines(workbench)[2:4] == ["finish the run first", "ready"]
+
+
+def test_any_other_labels_are_a_truth(workbench, model, show_run):
+    show_run(model)
+    assert lines(workbench)[4] == "ready; scores need a truth layer"
+    truth = model.add_labels(np.ones(GREY.shape, np.uint8), name="mine")
+    assert lines(workbench)[4] == "ready"
+    evaluate = workbench.panels[4].show_part(0)
+    assert evaluate.truth.layer is truth
+    model.layers.remove("stack segments")
+    assert lines(workbench)[4] == "ready; scores need a segmentation, and its truth"
+
+
+def test_the_edits_of_a_session_are_told_after_its_end(workbench, model, show_run, run):
+    segments, state = show_run(model), state_of(model)
+    path = segments.metadata["napari_cad"]["run"]
+    state.report("proofread", "4 edits", run=path)
+    state.report("proofread", "")  # as a session that ends
+    assert lines(workbench)[3] == "4 edits"
+    state.report("proofread", "5 edits")  # of labels that come without a run
+    state.report("proofread", "")
+    state.report("export", "1 of 6 sections", running=True)
+    assert lines(workbench)[3] == "5 edits"
+    state.report("proofread", "4 edits", run=path)
+    state.report("proofread", "")
+    state.report("segment", "starting…", running=True, run=path)
+    state.report("segment", "24 fragments", run=path)
+    assert lines(workbench)[3] == "ready"  # they were of the former run
+
+
+@pytest.mark.parametrize(
+    ("sizes", "end"),
+    [([], ""), ([150_000], "200,000 voxels"), ([1], "2 voxels"), ([9_999], "10,000 voxels")],
+)
+def test_the_axis_of_sizes_ends_in_a_plain_number(qtbot, sizes, end):
+    histogram = SizeHistogram()
+    qtbot.addWidget(histogram)
+    histogram.show_counts(size_histogram(np.array(sizes, np.int64)))
+    assert histogram.right_end() == end
+    histogram.grab()
+
+
+def test_one_is_said_in_the_singular(workbench, model, show_run, run):
+    segments = show_run(model)
+    segments.data = LutLabels(run.fragments, np.minimum(run.lut(), 1))
+    assert lines(workbench)[2] == "1 segment at 0.50"
+    model.add_image(GREY[:1], name="one", **NM)
+    state_of(model).choose_image(model.layers["one"])
+    assert lines(workbench)[0].startswith("one · 1 section ·")
+
+
+def test_no_window_opens_beside_the_workbench(workbench, model, show_run):
+    """One that is left open keeps napari from ending."""
+    model.add_image(GREY, name="stack", **NM)
+    show_run(model)
+    for panel in workbench.panels:
+        for index in range(len(panel.step.parts)):
+            panel.show_part(index)
+    open_windows = [widget for widget in QApplication.topLevelWidgets() if widget.isVisible()]
+    assert open_windows == []
+    buttons = [panel.next_button for panel in workbench.panels]
+    assert [button.isHidden() for button in buttons] == [False] * 5 + [True]
 
 
 def test_widgets_are_made_when_they_are_first_opened(workbench, model):
     model.add_image(GREY, name="stack")
     made = [sum(widget is not None for widget in panel.widgets) for panel in workbench.panels]
-    assert made == [1, 0, 0, 0, 0]
+    assert made == [1, 0, 0, 0, 0, 0]
     first = workbench.panels[0]
     assert first.is_open
     first.next_button.click()
-    assert [panel.is_open for panel in workbench.panels] == [False, True, False, False, False]
+    assert [panel.is_open for panel in workbench.panels] == [i == 1 for i in range(6)]
     widget = workbench.panels[1].widgets[0]
     assert isinstance(widget, SegmentWidget)
     workbench.panels[1].button.click()
@@ -152,12 +231,15 @@ def test_a_run_is_told_of_while_it_goes_on(workbench, model, pretended, qtbot):
     segment = workbench.panels[1].show_part(0)
     segment.checkpoint.choose("slow.safetensors")
     segment.run()
+    assert lines(workbench)[1] == "slow.safetensors · starting…"
     qtbot.waitUntil(
         lambda: lines(workbench)[1].startswith("slow.safetensors · 2 of 6 sections"),
         timeout=PATIENCE,
     )
+    assert lines(workbench)[2:5] == ["finish the run first"] * 3
     segment.cancel_button.click()
     assert lines(workbench)[1] == "slow.safetensors · stopped · 2 of 6 sections"
+    assert lines(workbench)[2:5] == ["finish the run first"] * 3
     segment.checkpoint.choose("good.safetensors")
     segment.output.overwrite.setChecked(True)
     segment.run()
@@ -165,6 +247,26 @@ def test_a_run_is_told_of_while_it_goes_on(workbench, model, pretended, qtbot):
     assert lines(workbench)[1] == "good.safetensors · 24 fragments"
     # the layer of segments is made in a turn of its own
     qtbot.waitUntil(lambda: lines(workbench)[2].startswith("4 segments at "), timeout=PATIENCE)
+
+
+def test_after_another_run_its_segments_are_told_of(workbench, model, pretended, qtbot):
+    model.add_image(GREY, name="stack", **NM)
+    segment = workbench.panels[1].show_part(0)
+    for name in ("first", "second"):
+        segment.checkpoint.choose(f"{name}.safetensors")
+        segment.run()
+        qtbot.waitUntil(lambda: not segment.runner.running, timeout=PATIENCE)
+        qtbot.waitUntil(lambda: " at 0." in lines(workbench)[2], timeout=PATIENCE)
+        if name == "first":
+            run = find_layer(model, "segments", str(segment.output.value())).metadata
+            state_of(model).report(
+                "agglomerate", "99 segments at 0.60", run=run["napari_cad"]["run"]
+            )
+            assert lines(workbench)[2] == "99 segments at 0.60"
+    qtbot.waitUntil(
+        lambda: lines(workbench)[2].startswith("stack_second.safetensors · 4 segments at "),
+        timeout=PATIENCE,
+    )
 
 
 # ---------------------------------------------------------------------- what is shared

@@ -23,6 +23,9 @@ _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
 _DEFAULT_FILE = "default_student.safetensors"
 
+#: What checkpoints of every training run are called: it is the run that tells them apart.
+_OF_RUNS = ("best", "last", "teacher")
+
 #: No published checkpoint and no header of ours is larger.
 _MOST_BYTES = 64 * 2**20
 
@@ -56,6 +59,25 @@ def describe_checkpoint(name_or_path: str) -> CheckpointMetadata | None:
         return CheckpointMetadata.from_json(json.loads(header["__metadata__"]["napari_cad"]))
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None
+
+
+def short_title(name_or_path: str) -> str:
+    """Give a short name for people: of a file that of the file, and of a training run its folder.
+
+    Parameters
+    ----------
+    name_or_path : str
+        As for `napari_cad.core.registry.resolve_checkpoint`.
+
+    Returns
+    -------
+    str
+        Such as "CremiA", "mine.safetensors", or "stack_default_2/best" of a training run.
+    """
+    folder, _, name = name_or_path.replace("\\", "/").rpartition("/")
+    stem = Path(name).stem
+    run = folder.rpartition("/")[2]
+    return f"{run}/{stem}" if run and stem in _OF_RUNS else name
 
 
 def checkpoints_in(folder: Path | None) -> list[Path]:

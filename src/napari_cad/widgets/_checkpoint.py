@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_cad.core.published import PUBLISHED
-from napari_cad.viewer.checkpoints import DEFAULT, checkpoints_in, describe_checkpoint
+from napari_cad.viewer.checkpoints import DEFAULT, checkpoints_in, describe_checkpoint, short_title
 from napari_cad.viewer.preferences import preferences
 from napari_cad.viewer.state import state_of
 from napari_cad.widgets._form import tooltip
@@ -57,7 +57,7 @@ class CheckpointChooser(QWidget):
             self.combo.addItem(f"{name} (published)", name)
             self._set_tooltip(f"{published.notes} Licence: {published.licence}.")
         for path in checkpoints_in(self._folder):
-            self.combo.addItem(path.name, str(path))
+            self.combo.addItem(short_title(str(path)), str(path))
             self._set_tooltip(str(path))
         self.combo.addItem("File…", _OTHER)
         self._set_tooltip("A published .ckpt file or one of our .safetensors files.")
@@ -83,8 +83,10 @@ class CheckpointChooser(QWidget):
 
     def label(self) -> str:
         """Give a short name of the choice, fit for a file name."""
-        metadata = self.metadata()
-        return metadata.name if metadata is not None else self._chosen.rpartition("/")[2]
+        metadata, title = self.metadata(), short_title(self._chosen)
+        if metadata is None or "/" in title:  # of a training run: the name is that of others too
+            return title
+        return metadata.name
 
     def metadata(self) -> CheckpointMetadata | None:
         """Give what the checkpoint says about itself, if it does."""
@@ -108,8 +110,7 @@ class CheckpointChooser(QWidget):
         index = self.combo.findData(name_or_path)
         if index < 0:
             index = self.combo.count() - 1
-            short = name_or_path.replace("\\", "/").rpartition("/")[2]
-            self.combo.insertItem(index, short, name_or_path)
+            self.combo.insertItem(index, short_title(name_or_path), name_or_path)
             self.combo.setItemData(index, name_or_path, Qt.ItemDataRole.ToolTipRole)
         self.combo.setCurrentIndex(index)
         self._chosen = name_or_path

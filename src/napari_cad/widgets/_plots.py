@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,8 +51,18 @@ class SizeHistogram(_Plot):
         self.counts = counts
         self.update()
 
+    def right_end(self) -> str:
+        """Say where the axis ends, in one digit; nothing where there are no segments."""
+        if not self.counts.any():
+            return ""
+        largest = 10 ** (len(self.counts) / 4)
+        digit = 10 ** math.floor(math.log10(largest) + 1e-9)
+        return f"{round(largest / digit) * digit:,} voxels"
+
     def paintEvent(self, event: QPaintEvent | None) -> None:
         """Draw one bar for a quarter of a power of ten."""
+        if not self.counts.any():
+            return
         painter, frame = QPainter(self), self._frame()
         heights = np.log1p(self.counts) / max(1e-9, float(np.log1p(self.counts.max(initial=1))))
         width = frame.width() / len(heights)
@@ -60,8 +71,7 @@ class SizeHistogram(_Plot):
             bar.setTop(frame.bottom() - height * frame.height())
             painter.fillRect(bar, self.palette().highlight())
         self._text(painter, "1", Qt.AlignmentFlag.AlignLeft)
-        largest = 10 ** (len(heights) / 4)
-        self._text(painter, f"{largest:.0e} voxels", Qt.AlignmentFlag.AlignRight)
+        self._text(painter, self.right_end(), Qt.AlignmentFlag.AlignRight)
 
 
 class CurvePlot(_Plot):

@@ -21,6 +21,9 @@ _LOSS = QColor("#4c8dff")
 _VALIDATION = QColor("#e0a030")
 _CAPTION = 16
 _GAP = 3
+#: Pixels for the numbers at both sides of the curve, and above and below its highest and lowest.
+_SIDE = 42
+_ABOVE = 6
 
 
 class LossPlot(_Plot):
@@ -32,8 +35,9 @@ class LossPlot(_Plot):
         self.scores: list[tuple[int, float]] = []
         self.steps = 1
         self.setToolTip(
-            "Line: loss of the training patches. Dots: VOI of the section or sections that are "
-            "shown. Both begin at 0, the highest is at the top."
+            "Line, and numbers on the left: loss of the training patches. Dots, and numbers on the "
+            "right: VOI, of the sections that are named below. Each goes from its lowest to its "
+            "highest value."
         )
 
     def clear(self, steps: int) -> None:
@@ -63,7 +67,8 @@ class LossPlot(_Plot):
         painter, frame = QPainter(self), self._frame()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(self.palette().mid().color())
-        painter.drawLine(frame.bottomLeft(), frame.bottomRight())
+        below = QPointF(0, _ABOVE)
+        painter.drawLine(frame.bottomLeft() + below, frame.bottomRight() + below)
         line = self._places(self.losses, frame)
         painter.setPen(QPen(_LOSS, 2))
         painter.drawPolyline(QPolygonF(line))
@@ -71,20 +76,48 @@ class LossPlot(_Plot):
         painter.setBrush(_VALIDATION)
         for dot in self._places(self.scores, frame):
             painter.drawEllipse(dot, 3, 3)
+        for points, colour, flag in (
+            (self.losses, _LOSS, Qt.AlignmentFlag.AlignLeft),
+            (self.scores, _VALIDATION, Qt.AlignmentFlag.AlignRight),
+        ):
+            if points:
+                self._draw_ends(painter, frame, [value for _, value in points], colour, flag)
         said = [f"loss {self.losses[-1][1]:.3f}"] if self.losses else []
         said += [f"VOI {self.scores[-1][1]:.3f}"] if self.scores else []
         self._text(painter, " · ".join(said), Qt.AlignmentFlag.AlignLeft)
         self._text(painter, f"step {self.steps}", Qt.AlignmentFlag.AlignRight)
 
+    def _frame(self) -> QRectF:
+        return super()._frame().adjusted(_SIDE, _ABOVE, -_SIDE, -_ABOVE)
+
     def _places(self, points: list[tuple[int, float]], frame: QRectF) -> list[QPointF]:
-        top = max((value for _, value in points), default=0.0) or 1.0
+        values = [value for _, value in points]
+        lowest, highest = min(values, default=0.0), max(values, default=0.0)
+        span = highest - lowest
         return [
             QPointF(
                 frame.left() + frame.width() * step / self.steps,
-                frame.bottom() - 0.95 * frame.height() * value / top,
+                frame.bottom() - frame.height() * ((value - lowest) / span if span else 0.5),
             )
             for step, value in points
         ]
+
+    def _draw_ends(
+        self,
+        painter: QPainter,
+        frame: QRectF,
+        values: list[float],
+        colour: QColor,
+        flag: Qt.AlignmentFlag,
+    ) -> None:
+        """Write the highest and the lowest value beside the frame; once where they are one."""
+        painter.setPen(colour)
+        lowest, highest = min(values), max(values)
+        ends = ((0.0, highest), (1.0, lowest)) if highest > lowest else ((0.5, lowest),)
+        for depth, value in ends:
+            middle = frame.top() + depth * frame.height()
+            row = QRectF(2, middle - _CAPTION / 2, self.width() - 4, _CAPTION)
+            painter.drawText(row, flag | Qt.AlignmentFlag.AlignVCenter, f"{value:.3f}")
 
 
 class BeforeAfter(QWidget):
@@ -161,9 +194,41 @@ class BeforeAfter(QWidget):
                 )
 
 
+def measured_text(before: Compared, after: Compared) -> str:
+    """Say what VOI was measured, on which sections, and what it tells.
+
+    Parameters
+    ----------
+    before, after : Compared
+        The first and the last one of a run.
+
+    Returns
+    -------
+    str
+        A few sentences.
+    """
+    then, now = before.scores["voi"], after.scores["voi"]
+    if after.kept_out:
+        what = "the sections that are kept out"
+    else:
+        what = "the section shown and those beside it that are labelled"
+    said = f"VOI, lower is better, of {what}: {then:.3f} {_when(before)}"
+    if after.step != before.step:
+        said += f", {now:.3f} {_when(after)}" + (", which is worse" if now > then else "")
+    if not after.kept_out:
+        said += (
+            ". These were trained on too, for nothing is kept out: it does not say how well other "
+            "sections go"
+        )
+    return f"{said}."
+
+
+def _when(compared: Compared) -> str:
+    return "before" if compared.step == 0 else f"at step {compared.step}"
+
+
 def _caption(compared: Compared) -> str:
-    when = "before" if compared.step == 0 else f"step {compared.step}"
-    return f"{when}: VOI {compared.scores['voi']:.3f}"
+    return f"{_when(compared).removeprefix('at ')}: VOI {compared.scores['voi']:.3f}"
 
 
 def _picture(array: npt.NDArray[np.uint8]) -> QImage:

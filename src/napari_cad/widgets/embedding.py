@@ -129,10 +129,12 @@ class EmbeddingWidget(Column):
             self.device,
             Collapsible("Intensity", self.intensity),
             self.kind,
-            (self.live_button, self.pick_button),
-            self.line,
-            (self.write_button, self.cancel_button),
-            self.status,
+            below=(
+                (self.live_button, self.pick_button),
+                self.line,
+                (self.write_button, self.cancel_button),
+                self.status,
+            ),
         )
 
     # ------------------------------------------------------------------ the live map
@@ -144,6 +146,8 @@ class EmbeddingWidget(Column):
             self.server.cancel()
             self.pick_button.setChecked(False)
             self.line.setText("")
+            if not self.writer.running:
+                self.status.clear()
         self._show_state()
 
     def _start(self) -> None:
@@ -167,6 +171,8 @@ class EmbeddingWidget(Column):
             self._stop(f"The job could not be started: {error}")
             return
         self._on_kind()
+        if not self.writer.running:
+            self.status.running("Starting…")  # until it answers: the network is loaded first
 
     def _restart(self) -> None:
         """Take over a change of the form, where the map is live."""
@@ -215,6 +221,8 @@ class EmbeddingWidget(Column):
 
     def _on_answer(self, event: Event) -> None:
         layers = self._layers
+        if not self.writer.running and not self.status.bar.isHidden():
+            self.status.clear()
         if isinstance(event, (StageStarted, SectionDone)) and event.stage == COLOURS:
             self._choosing = f"choosing the stack's colours, {event.done} of {event.total}"
             self._show_line(self._last_z)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtWidgets import QCheckBox, QMessageBox, QPushButton, QWidget
 
 from napari_cad.core.agglomerations import AGGLOMERATIONS
@@ -14,6 +15,7 @@ from napari_cad.core.config import AgglomerationConfig, FitConfig, InferenceConf
 from napari_cad.core.errors import NapariCadError
 from napari_cad.core.events import Event, Finished, OutOfDomain, Warned
 from napari_cad.core.segmentation_job import SegmentationOptions
+from napari_cad.core.volume import EMVolume
 from napari_cad.viewer.checkpoints import needs_download
 from napari_cad.viewer.jobs import format_seconds
 from napari_cad.viewer.preferences import preferences
@@ -80,7 +82,7 @@ class SegmentWidget(Column):
         self.quick = QCheckBox("Quick look (half)")
         self.quick.setToolTip(
             tooltip(
-                "At half the resolution in y and x, in about a quarter of the time: coarse labels, "
+                "At half the resolution in y and x, in less than half the time: coarse labels, "
                 "in a store of their own. Where the voxels are half as large as those that the "
                 "checkpoint was trained on, they may be the better ones."
             )
@@ -203,6 +205,7 @@ class SegmentWidget(Column):
 
     def _start(self, function: str, arguments: dict[str, Any], description: str) -> None:
         if self.runner.begin(function, arguments, description):
+            self._report("starting…", running=True)
             self.output.overwrite.setChecked(False)  # one run only: the next one goes on
 
     # ------------------------------------------------------------------ events → layers
@@ -213,11 +216,14 @@ class SegmentWidget(Column):
             if isinstance(event, OutOfDomain):
                 self.fit_button.setVisible(True)
         elif isinstance(event, Finished):
+            fragments = _counted(event.n_fragments, "fragment")
             self.status.ended(
-                f"{event.n_segments:,} segments of {event.n_fragments:,} fragments, "
+                f"{_counted(event.n_segments, 'segment')} of {fragments}, "
                 f"in {format_seconds(event.seconds)}."
             )
-            self._report(f"{event.n_fragments:,} fragments")
+            # what was said of the segments of an earlier run
+            state_of(self._viewer).report("agglomerate", "")
+            self._report(fragments)
         elif self.runner.follow(event):
             self._report(self.runner.progress.short(), running=True)
         if self._layers is not None:
@@ -238,7 +244,7 @@ class SegmentWidget(Column):
 
     def _on_cancelled(self) -> None:
         self._layers = None
-        done = self.runner.progress.text().split(" · ")[:2]
+        done = [part for part in self.runner.progress.text().split(" · ")[:2] if part]
         self.status.ended(" · ".join(["Stopped", *done]) + ". Run goes on from there.")
         self._report(" · ".join(["stopped", *done[1:]]))
 
@@ -260,6 +266,9 @@ class SegmentWidget(Column):
         return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _on_image(self) -> None:
+        if not self.runner.running:  # what is said was of another image
+            self.status.clear()
+            self.fit_button.setVisible(False)
         self.fit.refresh()
         self._propose_output()
 
@@ -280,10 +289,13 @@ class SegmentWidget(Column):
         self._propose_output()
 
     def _propose_output(self) -> None:
+        layer = self.volume.layer
+        if layer is None:
+            return
         try:
-            volume = self.volume.volume()
-        except NapariCadError:
-            return  # no image yet, or none that can be run
+            volume = self.volume.image.volume()
+        except NapariCadError:  # it cannot be run; a path that names another would mislead
+            volume = EMVolume.from_array(np.zeros((1, 1, 1), np.uint8), name=layer.name)
         chosen = self.fit.value()
         label = self.checkpoint.label() if chosen is None else f"{self.checkpoint.label()} {chosen}"
         if self.quick.isChecked():
@@ -296,3 +308,7 @@ class SegmentWidget(Column):
     def _contrast_limits(self) -> tuple[float, float] | None:
         layer = self.volume.layer
         return None if layer is None else tuple(layer.contrast_limits)
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'s' * (n != 1)}"

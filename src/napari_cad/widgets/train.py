@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QWidget
 
-from napari_cad.core.errors import JobError, NapariCadError
+from napari_cad.core.errors import ConfigError, JobError, NapariCadError
 from napari_cad.core.events import Event, Warned
 from napari_cad.core.jobs import Requests
 from napari_cad.training.events import (
@@ -17,7 +17,13 @@ from napari_cad.training.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from napari_cad.training.fine_tune_config import FINE_TUNE, Compared, FineTuneConfig
+from napari_cad.training.fine_tune_config import (
+    FINE_TUNE,
+    Compared,
+    FineTuneConfig,
+    split_sections,
+)
+from napari_cad.viewer.checkpoints import short_title
 from napari_cad.viewer.jobs import JobRunner, format_seconds
 from napari_cad.viewer.places import work_folder
 from napari_cad.viewer.state import state_of
@@ -26,9 +32,10 @@ from napari_cad.widgets._column import Column
 from napari_cad.widgets._device import device_form
 from napari_cad.widgets._folder import FolderChooser
 from napari_cad.widgets._form import Collapsible, ConfigForm, form_layout, tooltip
+from napari_cad.widgets._section_list import parse_sections
 from napari_cad.widgets._status import RunStatus
 from napari_cad.widgets._train_data import TruthForm
-from napari_cad.widgets._train_plots import BeforeAfter, LossPlot
+from napari_cad.widgets._train_plots import BeforeAfter, LossPlot, measured_text
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -73,6 +80,8 @@ class TrainWidget(Column):
         self.plot = LossPlot()
         self.plot.setVisible(False)
         self.picture = BeforeAfter()
+        self.measured = QLabel()
+        self.measured.setWordWrap(True)
         self._lay_out()
 
         self.runner = JobRunner(self)
@@ -85,9 +94,12 @@ class TrainWidget(Column):
         self.stop_button.clicked.connect(self.stop)
         self.use_button.clicked.connect(self.use)
         self.truth.changed.connect(self._propose_output)
+        self.truth.changed.connect(self._show_kept_out)
+        self.truth.sections.textChanged.connect(self._show_kept_out)
         self.checkpoint.changed.connect(self._propose_output)
         self.output.changed.connect(self._show_buttons)
         self._propose_output()
+        self._show_kept_out()
 
     def _lay_out(self) -> None:
         checkpoint, output = QWidget(), QWidget()
@@ -100,11 +112,14 @@ class TrainWidget(Column):
             self.device,
             output,
             Collapsible("Advanced", self.advanced),
-            (self.train_button, self.continue_button, self.stop_button),
-            self.status,
             self.plot,
+            self.measured,
             self.picture,
-            self.use_button,
+            below=(
+                (self.train_button, self.continue_button, self.stop_button),
+                self.status,
+                self.use_button,
+            ),
         )
 
     # ------------------------------------------------------------------ form → config → job
@@ -130,7 +145,7 @@ class TrainWidget(Column):
         """Choose the trained checkpoint in all widgets of the viewer."""
         if self._trained is not None:
             state_of(self._viewer).choose_checkpoint(self._trained)
-            self.status.ended(f"{Path(self._trained).name} is chosen in all widgets.")
+            self.status.ended(f"{short_title(self._trained)} is chosen in all widgets.")
 
     def _start(self, *, go_on: bool) -> None:
         self.status.clear()
@@ -148,9 +163,11 @@ class TrainWidget(Column):
         if not go_on:
             self._trained = None
             self.picture.clear()
+            self.measured.clear()
             self.plot.clear(arguments["settings"].steps)
         self._show_buttons()
         self.status.running("Starting…")
+        self._report("starting…", running=True)
 
     def _read_form(self, go_on: bool) -> dict[str, Any]:
         return {
@@ -185,10 +202,12 @@ class TrainWidget(Column):
             text = f"Step {event.step} of {event.steps} · {left} left"
             if not self._stopping:
                 self.status.running(text, event.step, event.steps)
+            self._report(f"step {event.step} of {event.steps} · {left} left", running=True)
             self.runner.show_progress(event.step, event.steps)
         elif isinstance(event, Compared):
             self.plot.add_score(event.step, event.scores["voi"])
             self.picture.show_section(event)
+            self.measured.setText(measured_text(self.picture.before or event, event))
         elif isinstance(event, CheckpointSaved) and event.step:
             best = Path(event.path).with_name("best.safetensors")
             self._trained = str(best) if best.exists() else event.path
@@ -196,6 +215,7 @@ class TrainWidget(Column):
         elif isinstance(event, TrainingFinished):
             self._trained = event.checkpoint if event.step else None
             self.status.ended(_summary(event))
+            self._report(_counted_steps(event.step))
         elif isinstance(event, Warned):
             self.status.warn(event.message)
 
@@ -205,10 +225,32 @@ class TrainWidget(Column):
     def _on_failed(self, error: JobError) -> None:
         self._show_buttons()
         self.status.failed(str(error), error.details)
+        self._report("failed")
 
     def _on_cancelled(self) -> None:
         self._show_buttons()
         self.status.ended("Stopped. Continue goes on from the last checkpoint that was saved.")
+        self._report("stopped")
+
+    def _report(self, text: str, *, running: bool = False) -> None:
+        """Tell the workbench."""
+        state_of(self._viewer).report("train", text, running=running)
+
+    def _show_kept_out(self) -> None:
+        """Say which sections are kept out where the person leaves it open."""
+        text = "the last fifth, of six or more"
+        try:
+            labelled = parse_sections(self.truth.sections.text())
+            if labelled is not None and self.truth.sections.isVisibleTo(self.truth):
+                kept = split_sections(labelled)[1]
+                text = (
+                    f"the last fifth: {kept[0]} to {kept[-1]}"
+                    if kept
+                    else "none: fewer than six are labelled"
+                )
+        except ConfigError:
+            pass  # half typed
+        self.truth.validation.setPlaceholderText(text)
 
     def _show_buttons(self) -> None:
         running = self.runner.running
@@ -219,7 +261,11 @@ class TrainWidget(Column):
 
 
 def _summary(event: TrainingFinished) -> str:
-    done = f"{event.step} steps in {format_seconds(event.seconds)}"
+    done = f"{_counted_steps(event.step)} in {format_seconds(event.seconds)}"
     if event.reason == "stopped":
         return f"Stopped after {done}; Continue goes on."
     return f"{done}. The weights to use: {Path(event.checkpoint).name} in the run's folder."
+
+
+def _counted_steps(n: int) -> str:
+    return f"{n} step{'s' * (n != 1)}"

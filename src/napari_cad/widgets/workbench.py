@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import napari.viewer
     from qtpy.QtGui import QMouseEvent
 
+    from napari_cad.viewer.state import StepReport
     from napari_cad.widgets._steps import Part, Step
 
 _HEADER = "QFrame#step { background: rgba(128, 128, 128, 40); border-radius: 4px; }"
@@ -61,6 +62,7 @@ class Workbench(QWidget):
             if after is not None:
                 panel.lead_on(after)
         self._column.addStretch()
+        self._running: set[str] = set()  # steps that a job is said to be at
         JobsEndWith(self)
         viewer.layers.events.inserted.connect(self._on_layer)
         viewer.layers.events.removed.connect(self.update_lines)
@@ -70,6 +72,11 @@ class Workbench(QWidget):
         state.image_chosen.connect(self.update_lines)
         state.step_reported.connect(self._on_report)
         state.fit_wanted.connect(self._on_fit_wanted)
+        for panel in self.panels:
+            for name in panel.step.reports:
+                said = state.report_of(name)
+                if said is not None:
+                    panel.remember(name, said)
         self.update_lines()
         self.panels[0].expand()
 
@@ -86,9 +93,14 @@ class Workbench(QWidget):
 
     def _on_report(self, name: str) -> None:
         report = state_of(self._viewer).report_of(name)
+        if report is None:
+            return
+        begun = report.running and name not in self._running
+        (self._running.add if report.running else self._running.discard)(name)
         for panel in self.panels:
-            # the end of one step may let others begin
-            if name in panel.step.reports or report is None or not report.running:
+            panel.remember(name, report)
+            # the beginning of one step may have others wait, its end lets them begin
+            if name in panel.step.reports or begun or not report.running:
                 panel.update_line()
 
     def _on_layer(self, event: Any) -> None:
@@ -135,12 +147,15 @@ class StepPanel(QWidget):
         self.button.setArrowType(Qt.ArrowType.RightArrow)
         self.button.setStyleSheet("font-weight: bold; background: transparent")
         self.line = QElidingLabel()
-        self.next_button = QPushButton()
-        self.next_button.setVisible(False)
-        self._parts: list[QWidget | None] = [None] * len(step.parts)
-        self._tabs: QTabWidget | None = None
         self._content = QWidget()
         self._content.setVisible(False)
+        # without a parent it would be a window of its own, before it is laid out
+        self.next_button = QPushButton(self._content)
+        self.next_button.setToolTip("Go on with the next step.")
+        self.next_button.setVisible(False)
+        self._earlier: StepReport | None = None
+        self._parts: list[QWidget | None] = [None] * len(step.parts)
+        self._tabs: QTabWidget | None = None
         self._next: StepPanel | None = None
         self._lay_out()
         self.button.clicked.connect(self.expand)
@@ -202,9 +217,19 @@ class StepPanel(QWidget):
             self._tabs.setCurrentIndex(index)
         return self._parts[index]
 
+    def remember(self, name: str, report: StepReport) -> None:
+        """Keep what is said of a step, for when its widget has no more to say."""
+        if name in self.step.reports:
+            if report.text and not report.running:
+                self._earlier = report
+            return
+        anew = report.run if name == "segment" and report.running else None
+        if anew is not None and self._earlier is not None and self._earlier.run == anew:
+            self._earlier = None
+
     def update_line(self) -> None:
         """Say how far the step is, and let it be opened when there is what it needs."""
-        text, running = self.step.state(self._viewer)
+        text, running = self.step.state(self._viewer, self._earlier)
         lacking = self.step.lacking(self._viewer)
         self.line.setText(text)
         self.line.setToolTip(tooltip(text))
@@ -212,13 +237,11 @@ class StepPanel(QWidget):
         self.line.setEnabled(not lacking or running)
         # what is open stays usable: a job may go on without the layer that it began with
         self.button.setEnabled(self.is_open or not lacking)
-        self.button.setToolTip(tooltip(f"First: {lacking}." if lacking else "Open or close it."))
+        self.button.setToolTip(tooltip(_sentence(lacking) or "Open or close it."))
         if self._next is not None:
             lacking = self._next.step.lacking(self._viewer)
             self.next_button.setEnabled(not lacking)
-            self.next_button.setToolTip(
-                tooltip(f"First: {lacking}." if lacking else "Go on with the next step.")
-            )
+            self.next_button.setToolTip(tooltip(_sentence(lacking) or "Go on with the next step."))
 
     def _fill(self) -> None:
         if len(self.step.parts) == 1:
@@ -268,6 +291,10 @@ class _Header(QFrame):
         """Press the button."""
         super().mouseReleaseEvent(event)
         self._button.click()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _make(part: Part, viewer: napari.viewer.Viewer) -> QWidget:
