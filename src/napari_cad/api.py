@@ -2,7 +2,7 @@
 
 >>> import napari_cad
 >>> run = napari_cad.segment("stack.tif", "run.zarr")  # doctest: +SKIP
->>> labels = run.labels_section(0)  # doctest: +SKIP
+>>> labels = run.lut()[run.read_fragments(0)]  # section 0  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def train(
     Examples
     --------
     >>> import numpy as np
+    >>> import napari_cad
     >>> from napari_cad.core.volume import EMVolume
     >>> from napari_cad.training.config import StudentConfig, TrainingConfig
     >>> from napari_cad.training.data import TrainingVolume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -131,8 +132,10 @@ def test_a_request_stops_it_and_it_goes_on_exactly(tmp_path, checkpoint):
         events.append(event)
         if isinstance(event, CheckpointSaved) and event.step == 2:
             requests.put("stop")
-            while not requests.empty():
-                pass
+            deadline = time.monotonic() + 60
+            while not requests.empty():  # until the thread that listens has it
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
     finished = of_kind(events, TrainingFinished)[0]
     assert finished.reason == "stopped"
     assert finished.step < 4

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from pathlib import Path
 
 import psutil
@@ -53,6 +52,19 @@ def runs(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def wait_for_the_end_of_children():
+    """Wait, without Qt, until no child process is left: what it has said waits in the pipe."""
+    _, alive = psutil.wait_procs(
+        [
+            child
+            for child in psutil.Process().children()
+            if "_job_child" in " ".join(child.cmdline())
+        ],
+        timeout=PATIENCE / 1000,
+    )
+    assert not alive
 
 
 def test_events_and_the_end_are_signalled_in_order(runner, qtbot):
@@ -111,7 +123,7 @@ def test_cancel_is_signalled_once_and_ends_the_process(runner, qtbot):
 
 def test_a_new_job_drops_what_the_old_one_still_says(runner, qtbot):
     first = run(runner, "fail")
-    time.sleep(1.5)  # its events and its failure are waiting to be collected
+    wait_for_the_end_of_children()  # its events and its failure are waiting to be collected
     second = run(runner, "count", n=3)
     assert second == first + 1
     qtbot.waitUntil(lambda: "finished" in runner.log.endings, timeout=PATIENCE)
@@ -153,7 +165,7 @@ def test_slow_listeners_get_one_event_per_turn(qtbot, monkeypatch):
     runner._timer.timeout.connect(counted)
     run(runner, "count", n=6)
     runner._timer.stop()
-    time.sleep(1.5)  # all six are waiting
+    wait_for_the_end_of_children()  # all six are waiting
     runner._timer.start()
     qtbot.waitUntil(lambda: log.endings == ["finished"], timeout=PATIENCE)
     assert [event.z for event in log.events] == list(range(6))
