@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,18 +117,27 @@ def test_limits_and_another_way_to_find_them_are_refused(napari_cad, files, comm
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [([], "the same command goes on"), (["--overwrite"], "the same command without --overwrite")],
+    ("n_events", "options", "words"),
+    [
+        (1, [], "the same command goes on"),
+        (1, ["--overwrite"], "the same command without --overwrite"),
+        # the old store may still be there: going on without the option would go on with that
+        (0, ["--overwrite"], "It had not begun; what there is at"),
+    ],
 )
 def test_what_is_advised_after_ctrl_c_keeps_the_work(
-    napari_cad, files, tmp_path, monkeypatch, options, words
+    napari_cad, files, tmp_path, monkeypatch, n_events, options, words
 ):
-    def interrupted(*_, **__):
+    def interrupted(events, **_):
+        for _ in range(n_events):
+            next(events)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("napari_cad.cli._progress.follow", interrupted)
     store = tmp_path / "run.zarr"
-    code, _, err = napari_cad("segment", files / "stack.tif", "-o", store, *options)
+    code, _, err = napari_cad(
+        "segment", files / "stack.tif", "-c", files / "tiny.safetensors", "-o", store, *options
+    )
     assert code == 130
     assert words in err
 
@@ -250,6 +261,50 @@ def test_export_can_be_read_again(napari_cad, run, tmp_path, name):
         assert np.array_equal(exported.section(z), store.lut()[store.read_fragments(z)])
 
 
+def test_view_names_a_run_as_the_widgets_do(napari_cad, run, monkeypatch):
+    from napari_cad.viewer.layers import run_of
+
+    shown = []
+    window = SimpleNamespace(add_plugin_dock_widget=lambda *_: None)
+    viewer = SimpleNamespace(add_layer=shown.append, window=window)
+    monkeypatch.setattr("napari.Viewer", lambda: viewer)
+    monkeypatch.setattr("napari.run", lambda: None)
+    monkeypatch.chdir(run.parent)
+    assert napari_cad("view", run.name)[0] == 0
+    assert str(run) in {run_of(layer) for layer in shown}
+
+
+def test_an_export_does_not_replace_what_holds_the_run(napari_cad, run, tmp_path):
+    labels = tmp_path / "labels.zarr"
+    assert napari_cad("export", run, "-o", labels)[0] == 0
+    shutil.copytree(run, labels / "run.zarr")
+    code, _, err = napari_cad("export", labels / "run.zarr", "-o", labels, "--overwrite")
+    assert code == 1
+    assert "expected a place apart from what is exported" in err
+    assert SegmentationStore.open(labels / "run.zarr").n_sections == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("verify", []),
+        ("export", ["-o", "labels.tif"]),
+        ("measure", ["-o", "table.csv"]),
+        ("meshes", ["--largest", "1", "-o", "meshes"]),
+    ],
+)
+def test_a_run_at_a_url(napari_cad, run, tmp_path, monkeypatch, command, options):
+    pytest.importorskip("upath", reason="the extra cluster is not installed")
+    import fsspec
+
+    url = f"memory://test_a_run_at_a_url/{command}.zarr"
+    fsspec.filesystem("memory").put(str(run), url, recursive=True)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = napari_cad(command, url, *options)
+    assert (code, err) == (0, err)
+    assert all((tmp_path / name).exists() for name in options[1::2] if name != "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -260,12 +315,25 @@ def test_export_can_be_read_again(napari_cad, run, tmp_path, name):
         (["segment", "{files}/stack.tif", "--voxel-size", "30,6"], 2, "3 numbers"),
         (["segment", "{files}/stack.tif", "--device", "tpu"], 1, "device must be one of"),
         (["export", "{files}", "-o", "out.tif"], 1, "expected a napari-cad store"),
+        (
+            [
+                "segment",
+                "{run}:fragments",
+                "-o",
+                "{run}",
+                "--overwrite",
+                "-c",
+                "{files}/tiny.safetensors",
+            ],
+            1,
+            "which is to be segmented, lies in",
+        ),
         (["info", "{files}/tiny.ckpt"], 1, "tiny.ckpt"),
         (["download", "AC35"], 1, "AC34"),
     ],
 )
-def test_errors_are_one_line(napari_cad, files, arguments, code, words):
-    got, _, err = napari_cad(*(argument.format(files=files) for argument in arguments))
+def test_errors_are_one_line(napari_cad, files, run, arguments, code, words):
+    got, _, err = napari_cad(*(argument.format(files=files, run=run) for argument in arguments))
     assert got == code
     assert words in err
     assert "Traceback" not in err

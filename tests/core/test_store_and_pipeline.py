@@ -21,6 +21,7 @@ from napari_cad.core.checkpoint import load_checkpoint, save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.config import (
     AgglomerationConfig,
+    FitConfig,
     FragmentConfig,
     InferenceConfig,
     SegmentationConfig,
@@ -33,7 +34,7 @@ from napari_cad.core.network import StudentNetwork
 from napari_cad.core.pipeline import segment_volume
 from napari_cad.core.readers import open_volume
 from napari_cad.core.region_graph import section_edges
-from napari_cad.core.store import RECIPES, SegmentationStore, is_store
+from napari_cad.core.store import RECIPES, SegmentationStore, is_store, run_signature
 from napari_cad.core.store_layout import FORMAT
 from napari_cad.core.verify import Problem, verify_store
 from napari_cad.core.volume import EMVolume
@@ -337,7 +338,12 @@ def test_affinities_near_0_or_1_everywhere_are_warned_of_once(level):
 
 
 def test_agglomerating_again_does_nothing(finished):
+    def files():
+        return {f: f.stat().st_mtime_ns for f in finished.path.rglob("*") if f.is_file()}
+
+    before = files()
     agglomerate(finished, "median")
+    assert files() == before
 
 
 def test_another_augmentation_is_another_run(volume, checkpoint, config, tmp_path):
@@ -350,6 +356,30 @@ def test_another_augmentation_is_another_run(volume, checkpoint, config, tmp_pat
         StoreMismatchError, match="augmentation: the store has None, this run 'order'"
     ):
         list(segment_volume(volume, checkpoint, augmented, tmp_path / "plain.zarr"))
+
+
+def test_the_store_is_there_before_the_student_is_adapted(volume, checkpoint, config, tmp_path):
+    """Who shows a run opens its store at the first event; what is refused is refused at once."""
+    adapted = replace(config, fit=FitConfig(adapt=0.5))
+    run = segment_volume(volume, checkpoint, adapted, tmp_path / "run.zarr")
+    first = next(run)
+    run.close()
+    assert isinstance(first, StageStarted)
+    assert first.stage == "adaptation"
+    assert is_store(tmp_path / "run.zarr")
+    otherwise = replace(adapted, fit=FitConfig(adapt=0.7))
+    with pytest.raises(StoreMismatchError, match=r"fit\.adapt"):
+        next(segment_volume(volume, checkpoint, otherwise, tmp_path / "run.zarr"))
+
+
+def test_a_halo_that_changes_voxels_is_another_run(volume, checkpoint, config, finished):
+    narrow = replace(config, inference=replace(config.inference, tile=64, halo=16))
+    with pytest.raises(StoreMismatchError, match=r"tiles\.halo: the store has None, this run 16"):
+        next(segment_volume(volume, checkpoint, narrow, finished.path))
+    wide = replace(config, inference=replace(config.inference, tile=512, halo=160))
+    assert run_signature(volume, "", wide, "float32") == run_signature(
+        volume, "", config, "float32"
+    )
 
 
 def placed(volume, voxel_size, origin=(0, 0, 0)):

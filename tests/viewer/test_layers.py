@@ -9,7 +9,6 @@ from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 
 from napari_cad.core.errors import ShapeError, VolumeError
-from napari_cad.core.volume import VolumeSource
 from napari_cad.viewer.layer_data import ChannelsLast, LutLabels
 from napari_cad.viewer.layers import (
     add_labels,
@@ -17,9 +16,9 @@ from napari_cad.viewer.layers import (
     find_layer,
     role_of,
     shown_section,
-    tag,
 )
 from napari_cad.viewer.placement import Placement
+from napari_cad.viewer.reader import read_volumes
 from napari_cad.viewer.volumes import volume_from_layer
 
 NM = {"scale": (30, 6, 7), "translate": (60, 12, 14), "units": ("nm",) * 3}
@@ -223,14 +222,17 @@ def test_what_is_no_stack_is_refused_with_advice():
         volume_from_layer(Image(np.zeros((4, 8, 9), bool)))
 
 
-def test_the_source_goes_with_lazy_data_only():
-    source = VolumeSource("stack.h5", "raw")
-    metadata = tag("image", source=source.to_json())
-    lazy = as_zarr(np.zeros((4, 8, 9), np.uint8), (1, 8, 9))
-    layer = Image(lazy, metadata=metadata)
-    assert volume_from_layer(layer).source == source
-    layer.data = np.ones((4, 8, 9), np.uint8)  # filtered, say: the file no longer holds this
-    assert volume_from_layer(layer).source is None
+def test_the_source_goes_with_the_array_of_the_reader_only(tmp_path):
+    np.save(tmp_path / "stack.npy", np.zeros((4, 8, 9), np.uint8))
+    ((data, settings, _),) = read_volumes(tmp_path / "stack.npy")
+    layer = Image(data, **settings)
+    assert volume_from_layer(layer).source.path == str(tmp_path / "stack.npy")
+    # filtered, say: the file no longer holds this
+    for other in (np.ones((4, 8, 9), np.uint8), as_zarr(np.ones((4, 8, 9), np.uint8), (1, 8, 9))):
+        layer.data = other
+        assert volume_from_layer(layer).source is None
+        layer.data = data
+        assert volume_from_layer(layer).source is not None
 
 
 # ---------------------------------------------------------------------- layers in a viewer

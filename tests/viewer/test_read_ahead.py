@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -54,19 +54,56 @@ def test_neighbours_are_read_in_another_thread():
     assert data.sections(here=True) == [4]  # nothing was waited for
 
 
+def reading_threads():
+    return [one for one in threading.enumerate() if one.name.startswith(module.THREAD)]
+
+
 def test_who_wants_a_section_does_not_wait_for_the_pause(monkeypatch):
-    thread, hurry = ThreadPoolExecutor(1), threading.Event()
     monkeypatch.setattr(module, "_PAUSE", 60.0)
-    monkeypatch.setattr(module, "_thread", thread)
-    monkeypatch.setattr(module, "_hurry", hurry)
     array = ReadAhead(Counted())
     array[4]
     began = time.monotonic()
     assert array[5].min() == 5  # the thread has begun with it, and sleeps
     assert array[3].min() == 3  # it waits behind the other
     assert time.monotonic() - began < 10
-    thread.shutdown(wait=False, cancel_futures=True)
-    hurry.set()
+
+
+def test_arrays_do_not_wait_for_one_another():
+    held, slow = threading.Event(), []
+
+    def make_slowly(z):
+        slow.append(z)
+        held.wait(60)
+        return z
+
+    blocked, free = Sections(make_slowly, 9, 1), Sections(lambda z: z, 9, 1)
+    blocked.ahead(4)
+    wait_for(lambda: slow == [4])
+    assert free.ahead(4).result(timeout=10) == 4
+    held.set()
+
+
+def test_nothing_goes_on_when_nobody_has_the_array(monkeypatch):
+    """As when its layer is removed, or the window is closed."""
+    monkeypatch.setattr(module, "_PAUSE", 60.0)
+    before = reading_threads()
+    data = Counted()
+    array = ReadAhead(data)
+    array[4]
+    (thread,) = set(reading_threads()) - set(before)
+    del array
+    gc.collect()
+    wait_for(lambda: not thread.is_alive())
+    assert data.sections() == [4, 5]  # it slept over 5; 3 waited behind it
+
+
+def test_a_closed_one_reads_only_what_is_asked_for():
+    sections = Sections(lambda z: z, SHAPE[0], 1)
+    assert sections.get(4) == 4
+    sections.close()
+    sections.close()
+    assert sections.get(7) == 7
+    assert sections.ahead(2) is None
 
 
 def test_sections_asked_for_longest_ago_are_forgotten():
@@ -83,19 +120,35 @@ def test_large_sections_are_not_kept():
     assert sections.ahead(2) is None
 
 
-def test_what_failed_is_tried_again():
-    answers = iter([OSError("gone"), "there"])
+class Failing:
+    """Answers to one call after the other; errors are raised."""
 
-    def make(_z):
-        answer = next(answers)
-        if isinstance(answer, OSError):
+    def __init__(self, *answers):
+        self._answers = iter(answers)
+
+    def __call__(self, _z):
+        answer = next(self._answers)
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    sections = Sections(make, 1, 1)
+
+def test_what_failed_is_tried_again():
+    sections = Sections(Failing(OSError("gone"), "there"), 1, 1)
     with pytest.raises(OSError, match="gone"):
         sections.get(0)
     assert sections.get(0) == "there"
+
+
+def test_what_failed_ahead_is_tried_by_who_wants_it():
+    sections = Sections(Failing(OSError("busy"), "there"), 1, 1)
+    wait_for(sections.ahead(0).done)
+    assert sections.get(0) == "there"
+    sections = Sections(Failing(OSError("gone"), OSError("still gone"), "there"), 1, 1)
+    wait_for(sections.ahead(0).done)
+    with pytest.raises(OSError, match="still gone"):
+        sections.get(0)
+    assert sections.ahead(0).result(timeout=10) == "there"
 
 
 def test_parts_and_other_processes_get_the_array_itself():
@@ -126,3 +179,9 @@ def test_the_viewer_goes_to_a_place_when_its_section_has_been_read(make_napari_v
     assert data.sections(here=True) == hidden.sections() == []
     viewer.dims.ndisplay = 3
     assert read_ahead(viewer, (60.0, 0.0, 0.0)) == []
+    # nothing goes on when the window is closed
+    threads = reading_threads()
+    assert threads
+    viewer.close()
+    gc.collect()
+    qtbot.waitUntil(lambda: not any(thread.is_alive() for thread in threads), timeout=10_000)

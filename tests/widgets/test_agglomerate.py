@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from qtpy.QtGui import QPixmap
 from napari_cad.core.checkpoint import save_checkpoint
 from napari_cad.core.checkpoint_metadata import CheckpointMetadata
 from napari_cad.core.evaluation import evaluate_store
+from napari_cad.core.events import SectionDone
 from napari_cad.core.metrics import Scores, volume_contingency
 from napari_cad.core.network import StudentNetwork
 from napari_cad.core.readers import open_volume
@@ -18,7 +22,7 @@ from napari_cad.proofreading.source import ProofreadingSource
 from napari_cad.viewer.layers import find_layer
 from napari_cad.viewer.live_labels import LiveLabels
 from napari_cad.viewer.state import state_of
-from napari_cad.widgets import agglomerate
+from napari_cad.widgets import _agglomerate_watch, agglomerate
 from napari_cad.widgets.agglomerate import AgglomerateWidget
 
 PATIENCE = 60_000
@@ -226,6 +230,88 @@ def test_a_run_that_is_made_anew_is_let_go(docked, finished_run, qtbot):
     assert layer.data is data
     state_of(viewer).run_finished.emit(str(finished_run))
     qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+
+
+@pytest.fixture
+def watched(make_napari_viewer, finished_run, tmp_path, qtbot, monkeypatch):
+    """A run of its own, the widget that shows it, and what makes the run again."""
+    monkeypatch.setattr(_agglomerate_watch, "_PAUSE", 50)
+    folder, run = finished_run.parent, shutil.copytree(finished_run, tmp_path / "run.zarr")
+    viewer = make_napari_viewer()
+    viewer.open(str(run), plugin="napari-cad")
+    widget = AgglomerateWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    volume = open_volume(folder / "stack.npy", voxel_size=(30, 6, 6))
+    again = partial(
+        segmentation_job, volume, str(folder / "tiny.safetensors"), run,
+        SegmentationOptions(workers=0),
+    )  # fmt: skip
+    return viewer, widget, str(run), again
+
+
+def stopped_after_a_section(job):
+    for event in job:
+        if isinstance(event, SectionDone):
+            break
+    job.close()
+
+
+def test_a_run_begun_anew_and_stopped_comes_back_when_it_is_whole(watched, qtbot):
+    viewer, widget, run, again = watched
+    state, report = state_of(viewer), partial(state_of(viewer).report, "segment", run=run)
+    report("stopped")
+    state.run_begun.emit(run)
+    qtbot.wait(300)  # the old one is whole, but about to be replaced
+    assert not widget.threshold.isEnabled()
+    assert widget.counts.text().startswith("run.zarr is being made")
+
+    report("1 of 4 sections", running=True)
+    stopped_after_a_section(again(overwrite=True))
+    qtbot.wait(300)
+    widget.load()  # as by choosing another merge function
+    assert not widget.loader.running
+    assert widget.counts.text().startswith("run.zarr is being made")
+
+    report("stopped · 1 of 4 sections")
+    said = "run.zarr is not finished: Run in “Segment neurons” goes on with it."
+    qtbot.waitUntil(lambda: widget.counts.text() == said, timeout=PATIENCE)
+    assert not widget.threshold.isEnabled()
+    assert widget.status.line.text() == ""
+
+    list(again())  # from the command line, say
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    widget.threshold.setValue(0.8)
+    store = SegmentationStore.open(run)
+    expected = store.lut(widget.threshold.value())[np.asarray(store.fragments)]
+    qtbot.waitUntil(lambda: np.array_equal(shown(viewer, run), expected), timeout=PATIENCE)
+
+
+def test_a_job_that_fails_before_it_says_anything_new_is_not_waited_for(
+    watched, qtbot, monkeypatch
+):
+    viewer, widget, run, _ = watched
+    state = state_of(viewer)
+    state.report("segment", "failed", run=run)
+    monkeypatch.setattr(_agglomerate_watch, "_STARTING", 100)
+    state.run_begun.emit(run)
+    assert not widget.threshold.isEnabled()
+    state.report("segment", "failed", run=run)  # the same as before: nobody is told
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    # and if it was only slow
+    state.report("segment", "0 of 4 sections", running=True, run=run)
+    assert not widget.threshold.isEnabled()
+    assert "is being made" in widget.counts.text()
+
+
+def test_an_unfinished_run_that_is_chosen_comes_alive_when_it_is_finished(watched, qtbot):
+    _, widget, _, again = watched
+    stopped_after_a_section(again(overwrite=True))
+    widget.load()
+    qtbot.waitUntil(lambda: "is not finished" in widget.status.line.text(), timeout=PATIENCE)
+    list(again())
+    qtbot.waitUntil(lambda: widget.threshold.isEnabled(), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: widget.status.line.text() == "", timeout=PATIENCE)
 
 
 def test_the_curve_of_a_run_is_not_shown_for_another(docked, monkeypatch):

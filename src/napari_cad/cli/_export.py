@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from napari_cad.cli._options import Threshold
+from napari_cad.cli._options import Run, Threshold
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished store.")],
+    run: Run,
     output: Annotated[
         Path,
         typer.Option(
@@ -40,5 +40,6 @@ def export(
         origin=store.origin,
         max_label=int(lut.max(initial=0)),
         overwrite=overwrite,
+        source=store.address,
     )
     typer.echo(f"wrote {output}")

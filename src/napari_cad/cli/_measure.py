@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from napari_cad.cli._options import Threshold
+from napari_cad.cli._options import Run, Threshold
 from napari_cad.core.meshes import Detail
-
-_Run = Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished store.")]
 
 
 def measure(
-    run: _Run,
+    run: Run,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="TABLE.csv", help="One line per segment.")
     ],
@@ -49,7 +47,7 @@ def measure(
 
 
 def meshes(
-    run: _Run,
+    run: Run,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="One file per segment.")
     ],
@@ -93,7 +91,7 @@ def meshes(
         ids += [int(i) for i in order if i and voxels[i] and i not in ids]
     if not ids:
         raise typer.BadParameter("name them, or ask for the largest", param_hint="--segments")
-    events = export_run_meshes(str(run), ids, str(output), file_format, lut=lut, detail=detail)
+    events = export_run_meshes(run, ids, str(output), file_format, lut=lut, detail=detail)
     written = [event.path for event in events if isinstance(event, MeshWritten)]
     missing = len(written) - len([path for path in written if path])
     note = f", {missing} are not there or too small" if missing else ""

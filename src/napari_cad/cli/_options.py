@@ -10,6 +10,9 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines, nothing else.")]
 
+# text, since a path would make one slash of the two in a URL
+Run = Annotated[str, typer.Argument(metavar="RUN.zarr", help="A finished store, a path or a URL.")]
+
 Sections = Annotated[
     str | None,
     typer.Option(metavar="A:B", help="Sections A to B − 1 only; either may be left out."),

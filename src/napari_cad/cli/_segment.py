@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_cad.cli._errors import EXIT_INTERRUPTED
 from napari_cad.cli._options import (
     Json,
     Sections,
@@ -19,6 +20,9 @@ from napari_cad.cli._options import (
 from napari_cad.core.binning import MOST, QUICK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_cad.core.events import Event
     from napari_cad.core.intensity import IntensityMapping
 
 _IN = "Intensity"
@@ -63,7 +67,7 @@ def segment(
         bool,
         typer.Option(
             "--quick",
-            help="A quick look at half the resolution in y and x, in about a quarter of the time; "
+            help="A quick look at half the resolution in y and x, in less than half the time; "
             "the same as --bin 2.",
         ),
     ] = False,
@@ -196,7 +200,12 @@ def segment(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew if RUN.zarr exists.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Begin anew if RUN.zarr exists; refused where VOLUME lies in it, or anything else "
+            "that no run has made.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -207,6 +216,7 @@ def segment(
     """
     from napari_cad.cli._progress import follow
     from napari_cad.core.config import FitConfig, InferenceConfig
+    from napari_cad.core.events import StageStarted
     from napari_cad.core.memory_plan import parse_memory
     from napari_cad.core.readers import open_volume
     from napari_cad.core.segmentation_job import SegmentationOptions, segmentation_job
@@ -232,16 +242,25 @@ def segment(
     )
     at = "" if options.bin == 1 else f"-bin{options.bin}"
     store = output or f"{opened.name}-{Path(checkpoint).stem}{at}.zarr"
+    begun = False
+
+    def noting_the_beginning() -> Iterator[Event]:
+        nonlocal begun
+        for event in segmentation_job(opened, checkpoint, store, options, overwrite=overwrite):
+            begun = begun or isinstance(event, StageStarted)  # the store is there from here on
+            yield event
+
     try:
-        finished = follow(
-            segmentation_job(opened, checkpoint, store, options, overwrite=overwrite),
-            as_json=as_json,
-        )
+        finished = follow(noting_the_beginning(), as_json=as_json)
     except KeyboardInterrupt:
-        # the option would throw away what is done
-        again = "the same command without --overwrite" if overwrite else "the same command"
-        typer.echo(f"\nStopped. What is done is in {store}; {again} goes on from there.", err=True)
-        raise typer.Exit(130) from None
+        if begun:
+            # the option would throw away what is done
+            again = "the same command without --overwrite" if overwrite else "the same command"
+            left = f"What is done is in {store}; {again} goes on from there."
+        else:
+            left = f"It had not begun; what there is at {store} is as it was."
+        typer.echo(f"\nStopped. {left}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if finished is not None and not as_json:
         typer.echo(
             f"{finished.n_segments} segments of {finished.n_fragments} fragments in {store} "

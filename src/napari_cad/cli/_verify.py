@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A store, finished or not.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN.zarr", help="A store, finished or not; a path or a URL.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Check that a store is whole: makes fragments, edges and join scores again and compares.

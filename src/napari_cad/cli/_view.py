@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -27,7 +28,8 @@ def view(
         ) from error
     # not through viewer.open, which knows no reader of ours for what napari reads too (TIFF, .npy)
     layers = []
-    for path in paths:
+    # widgets know a run by its absolute path, and so find the layers of one that is opened here
+    for path in (text if "://" in text else os.path.abspath(text) for text in paths):
         reader = get_reader(path)
         if reader is None:
             raise VolumeError(f"expected a volume or a store, got {path}: see napari-cad info")

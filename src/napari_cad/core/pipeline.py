@@ -39,12 +39,14 @@ from napari_cad.core.events import (
 from napari_cad.core.local_engines import open_local
 from napari_cad.core.memory_plan import agglomeration_share
 from napari_cad.core.store import SegmentationStore, is_store
+from napari_cad.core.store_lock import sole_run
 from napari_cad.core.torch_memory import give_memory_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from napari_cad.core.agreement import Judgement
     from napari_cad.core.checkpoint import Checkpoint
     from napari_cad.core.config import SegmentationConfig
     from napari_cad.core.engines import Engine
@@ -56,17 +58,13 @@ _WORKERS_FROM_VOXELS = 4_000_000
 #: Mean between-section affinity outside of which the output cannot be right.
 _PLAUSIBLE_Z_AFFINITY = (0.03, 0.97)
 
-#: Agreement with the reversed stack (`core.agreement`) below which fitting is advised. Measured:
-#: 0.91 to 0.97 for students on the kind of data that they were trained on, 0.60 to 0.88 for five
-#: students, as they are, on stacks from elsewhere (docs/fit.md).
-_PLAUSIBLE_AGREEMENT = 0.9
-
 _FIT_ADVICE = (
     "Fitting the checkpoint to the volume may help; napari-cad fit suggests how, without labels."
 )
 
-#: It is looked at in volumes from this size on: in smaller ones it would be a good part of the run.
-_AGREEMENT_FROM_VOXELS = 4_000_000
+#: Whether the student fits is judged (`core.agreement`) in volumes from this size on: in smaller
+#: ones that would be a good part of the run.
+_JUDGED_FROM_VOXELS = 4_000_000
 
 #: Seconds that a scheduler may be without workers before that is said.
 _PATIENCE = 5.0
@@ -95,7 +93,8 @@ def segment_volume(
         The store, made if it is not there. One that is takes over another voxel size and origin,
         which no voxel depends on.
     overwrite : bool
-        Begin anew if there is a store at that place, whatever it was made from.
+        Begin anew if there is a store at that place, whatever it was made from; but never where the
+        volume lies in it, or anything else that no run has made.
     scheduler : str, optional
         Address of a dask scheduler, whose workers do everything then; they open store, volume and
         checkpoint by their addresses.
@@ -114,7 +113,7 @@ def segment_volume(
     StoreMismatchError
         If the store was made from another volume, checkpoint or setting.
     StoreError
-        If something else lies at that place.
+        If something else lies at that place, or another run is at it.
     SectionError
         If a task failed for good; what is done stays.
     ClusterError
@@ -123,7 +122,7 @@ def segment_volume(
     started = time.monotonic()
     check_agglomeration(config.agglomeration.merge_function)
     n_sections = volume.n_sections
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as alone, contextlib.ExitStack() as stack:
         engine: Engine
         prediction: PredictionStage
         if scheduler is None:
@@ -135,14 +134,16 @@ def segment_volume(
             prediction = PredictionThere(cluster, volume, checkpoint, config)
             yield from _wait_for_workers(cluster, scheduler, config.inference.device)
             config, signature = prediction.prepare()
-        if config.fit.adapt > 0:
-            yield StageStarted("adaptation", 1)
-            prediction.adapt()
-            yield SectionDone("adaptation", n_sections - 1, 1, 1)
+        alone.enter_context(sole_run(store_path))
+        # before anything that takes long: whether it can be is what a person wants to know first
         store = _open_or_create(
             store_path, volume, checkpoint, config, signature, overwrite=overwrite
         )
         yield from map(Warned, store.update_place(volume))
+        if config.fit.adapt > 0:
+            yield StageStarted("adaptation", 1)
+            prediction.adapt()
+            yield SectionDone("adaptation", n_sections - 1, 1, 1)
         run = uuid.uuid4().hex
         store.scratch.make(run)
         prediction.begin(store, run)
@@ -151,22 +152,22 @@ def segment_volume(
         yield StageStarted("affinities", n_sections, int(done.sum()))
         yield StageStarted("fragments", n_sections, int(store.sections_done("edges").sum()))
         fragments = FragmentStage(store, engine, _PlausibilityCheck())
-        agreement = None
+        judgement = None
         for z in prediction.sections([int(z) for z in np.flatnonzero(~done)]):
             if z is not None:
                 done[z] = True
                 yield SectionDone("affinities", z, int(done.sum()), n_sections)
-                if done.sum() == 3 and _is_worth_an_agreement(volume):  # early, but not too early
-                    agreement = prediction.agreement()
+                if done.sum() == 3 and _is_worth_judging(volume):  # early, but not too early
+                    judgement = prediction.judge_fit()
                 fragments.has_affinities(z)
-            if agreement is not None and agreement.done():
-                yield from _judge(agreement.result())
-                agreement = None
+            if judgement is not None and judgement.done():
+                yield from _warn_of_misfit(judgement.result())
+                judgement = None
             yield from fragments.advance()
             yield from map(Warned, engine.notices())
         yield from fragments.finish()
-        if agreement is not None:
-            yield from _judge(agreement.result())
+        if judgement is not None:
+            yield from _warn_of_misfit(judgement.result())
         store.scratch.remove()
         # agglomeration takes memory in another process
         del prediction, fragments
@@ -253,15 +254,16 @@ class _PlausibilityCheck:
             )
 
 
-def _is_worth_an_agreement(volume: EMVolume) -> bool:
-    return volume.n_sections > 1 and int(np.prod(volume.shape)) >= _AGREEMENT_FROM_VOXELS
+def _is_worth_judging(volume: EMVolume) -> bool:
+    return volume.n_sections > 1 and int(np.prod(volume.shape)) >= _JUDGED_FROM_VOXELS
 
 
-def _judge(agreement: float | None) -> Iterator[OutOfDomain]:
+def _warn_of_misfit(judgement: Judgement | None) -> Iterator[OutOfDomain]:
     """Warn where the student sees other neurites when the stack is turned upside down."""
-    if agreement is not None and agreement < _PLAUSIBLE_AGREEMENT:
+    if judgement is not None and not judgement.fits:
         yield OutOfDomain(
-            "Upside down, a small part of this volume gives other neurites than the right way up: "
-            f"the agreement is {agreement:.2f}, and on data of the kind that a checkpoint was "
-            f"trained on it is above {_PLAUSIBLE_AGREEMENT:g}. {_FIT_ADVICE}"
+            "Upside down, small parts of this volume give other neurites than the right way up: "
+            f"the agreement is {judgement.agreement:.2f}, and on data of the kind that a "
+            f"checkpoint was trained on it is {judgement.limit:.2f} or more, even in parts that "
+            f"are hard. {_FIT_ADVICE}"
         )

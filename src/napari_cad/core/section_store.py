@@ -6,12 +6,12 @@ segments, is in `napari_cad.core.store`.
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
-import zarr
 
 from napari_cad.core.columns import CHUNK_ROWS, write_column
 from napari_cad.core.config import SegmentationConfig
@@ -21,8 +21,8 @@ from napari_cad.core.locations import (
     address,
     is_free,
     location,
+    remote_errors,
     remove_set_aside,
-    set_aside,
 )
 from napari_cad.core.region_graph import (
     EDGE_COLUMNS,
@@ -36,16 +36,18 @@ from napari_cad.core.store_layout import (
     FORMAT,
     NOT_DONE,
     is_store,
-    is_unfinished,
     make_empty,
+    open_root,
     place_images,
 )
+from napari_cad.core.store_room import make_room
 from napari_cad.core.stored_maps import StoredMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+    import zarr
 
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
     from napari_cad.core.projection import Which
@@ -97,7 +99,8 @@ class SectionStore:
             From `run_signature`.
         overwrite : bool
             Replace a store that is there. Anything that is no store is never removed, but for an
-            empty one that was not made to its end, which needs no leave.
+            empty one that was not made to its end, which needs no leave; nor is a store that the
+            volume lies in, or that holds anything which no run has made.
 
         Raises
         ------
@@ -105,21 +108,18 @@ class SectionStore:
             If something is in the way, or the folder cannot be written.
         """
         place = location(path)
+        make_room(place, volume, overwrite=overwrite)
         # a link stays, and what it leads to is replaced
         real = place.resolve() if isinstance(place, Path) else place
-        if not is_free(place):
-            if is_store(place):
-                if not overwrite:
-                    raise StoreError(
-                        f"{path} is a store already: open it, or allow to overwrite it"
-                    )
-            elif not is_unfinished(place):
-                raise StoreError(f"expected a free place for the store, but {path} is in the way")
-            set_aside(real)
-        group = make_empty(
-            real, volume=volume, checkpoint=checkpoint, config=config, signature=signature
-        )
-        remove_set_aside(real)
+        try:
+            group = make_empty(
+                real, volume=volume, checkpoint=checkpoint, config=config, signature=signature
+            )
+        except remote_errors() as error:
+            raise StoreError(f"{path} cannot be made ({error})") from error
+        # the new one is there: what cannot be removed of the old one now goes with the next
+        with contextlib.suppress(StoreError):
+            remove_set_aside(real)
         return cls(place, group)
 
     @classmethod
@@ -137,7 +137,7 @@ class SectionStore:
                 f"expected a napari-cad store (a folder that a run has made), got {path}"
                 f"{', which does not exist' if is_free(place) else ''}"
             )
-        store = cls(place, zarr.open_group(place, mode="r" if mode == "r" else "r+"))
+        store = cls(place, open_root(place, "r" if mode == "r" else "r+"))
         if store.settings["format"] > FORMAT:
             raise StoreError(
                 f"{path} has store format {store.settings['format']}, this napari-cad reads up to "

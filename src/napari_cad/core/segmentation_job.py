@@ -64,8 +64,8 @@ class SegmentationOptions:
     augmentation : str
         Views of each pair that are averaged; see `napari_cad.core.augmented`.
     bin : int
-        How many voxels along y and x become one before anything else; 2 is a quick look, in about
-        a quarter of the time. See `napari_cad.core.binning`.
+        How many voxels along y and x become one before anything else; 2 is a quick look, in
+        less than half the time. See `napari_cad.core.binning`.
     scheduler : str, optional
         Address of a dask scheduler whose workers do the run; by default this machine does it.
     """

@@ -19,6 +19,7 @@ from napari_cad.core.merge_tree import MergeHistory, MergeTree
 from napari_cad.core.region_graph import FRAGMENT_COLUMNS, RegionGraph
 from napari_cad.core.section_store import SectionStore
 from napari_cad.core.store_layout import ATTRIBUTE, STAGES, is_store
+from napari_cad.core.tiling import RECEPTIVE_RADIUS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,7 +50,8 @@ def run_signature(
     """Everything that decides the voxels of a run; two runs with one signature may share a store.
 
     The threshold and the merge function are not in it: they can be changed afterwards. Tile and
-    batch are not either: they change the result by rounding at most.
+    batch are not either: they change the result by rounding at most, unless the halo of a tile is
+    narrower than what the network looks at.
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ def run_signature(
         signature["fit"] = fit
     if config.augmentation != "none":
         signature["augmentation"] = config.augmentation
+    if config.inference.halo < RECEPTIVE_RADIUS:
+        signature["tiles"] = {"tile": config.inference.tile, "halo": config.inference.halo}
     return signature
 
 

@@ -16,7 +16,8 @@
 
 While it is made, a store has another attribute, "napari_cad_unfinished", which was there before
 anything else; so one that was cut short is known for what it is, and holds nothing that anybody
-would miss.
+would miss. On a local disk the file with that attribute is written under the same name, and then
+becomes zarr.json in one step.
 
 A section's arrays are written before its mark, and zarr replaces a chunk in one step; so what is
 marked is whole.
@@ -24,18 +25,18 @@ marked is whole.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import zarr
 from zarr.codecs import BloscCodec
-from zarr.errors import ContainsArrayError, GroupNotFoundError
 
+from napari_cad.core import scratch, stored_maps
 from napari_cad.core.errors import StoreError
 from napari_cad.core.locations import as_path, location, remote_errors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from napari_cad.core.checkpoint_metadata import CheckpointMetadata
     from napari_cad.core.config import SegmentationConfig
     from napari_cad.core.locations import Location
@@ -47,14 +48,25 @@ FORMAT = 2
 #: Attribute of the group that makes it a store.
 ATTRIBUTE = "napari_cad"
 
-#: Attribute of the group as long as there is no more than a part of an empty store.
-_UNFINISHED = "napari_cad_unfinished"
+#: Attribute of the group as long as there is no more than a part of an empty store, and name of
+#: the file that becomes the group's metadata.
+UNFINISHED = "napari_cad_unfinished"
+
+METADATA = "zarr.json"
 
 Stage = Literal["affinities", "fragments", "edges"]
 STAGES: tuple[Stage, ...] = ("affinities", "fragments", "edges")
 
 #: Groups that are OME-Zarr images; the first has channels.
 IMAGES = ("affinities", "fragments")
+
+#: What a store may hold beside its metadata.
+GROUPS = frozenset(
+    {
+        *IMAGES, "marks", "edges", "fragment_table", "graph", "agglomeration",
+        stored_maps.GROUP, scratch.GROUP,
+    }
+)  # fmt: skip
 
 #: Mark of a section that a stage has not finished.
 NOT_DONE = -1
@@ -72,7 +84,7 @@ def is_store(path: str | Path) -> bool:
     StoreError
         If it is a URL and nothing answers there.
     """
-    return _has_attribute(location(path), ATTRIBUTE)
+    return ATTRIBUTE in _attributes(location(path))
 
 
 def is_unfinished(path: str | Path) -> bool:
@@ -83,19 +95,53 @@ def is_unfinished(path: str | Path) -> bool:
     StoreError
         As `is_store`.
     """
-    return _has_attribute(location(path), _UNFINISHED)
+    place = location(path)
+    return UNFINISHED in _attributes(place) or _is_first_file(place)
 
 
-def _has_attribute(place: Location, name: str) -> bool:
+def _attributes(place: Location) -> dict[str, Any]:
+    """Read the attributes of a group; empty where there is none, or not in our version of zarr."""
+    file = as_path(place) / METADATA
     try:
-        if not (as_path(place) / "zarr.json").is_file():
-            return False
+        text = file.read_bytes() if file.is_file() else b"{}"
     except remote_errors() as error:
         raise StoreError(f"{place} cannot be looked at ({error})") from error
     try:
-        return name in zarr.open_group(place, mode="r").attrs
-    except (GroupNotFoundError, ContainsArrayError, ValueError):
+        metadata = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(metadata, dict) or metadata.get("node_type") != "group":
+        return {}
+    attributes = metadata.get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _is_first_file(place: Location) -> bool:
+    """Whether a folder holds nothing but the file that is the first of a store, perhaps in part."""
+    if not isinstance(place, Path) or not (place / UNFINISHED).is_file():
         return False
+    return [entry.name for entry in place.iterdir()] == [UNFINISHED]
+
+
+def open_root(place: Location, mode: Literal["r", "r+"]) -> zarr.Group:
+    """Open the group of a store.
+
+    Metadata that somebody has consolidated are not used: they say nothing of what came later.
+    """
+    return zarr.open_group(place, mode=mode, use_consolidated=False)
+
+
+def _begin(place: Location) -> zarr.Group:
+    """Make the group, marked as unfinished."""
+    attributes: dict[str, Any] = {UNFINISHED: True}
+    if not isinstance(place, Path):  # an object is there as a whole, or not at all
+        return zarr.open_group(place, mode="a", zarr_format=3, attributes=attributes)
+    metadata = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    place.mkdir(parents=True, exist_ok=True)
+    first = place / UNFINISHED
+    first.write_text(json.dumps(metadata), encoding="utf-8")
+    first.replace(place / METADATA)
+    return open_root(place, "r+")
 
 
 def make_empty(
@@ -107,7 +153,7 @@ def make_empty(
     signature: dict[str, Any],
 ) -> zarr.Group:
     """Make an empty store at a free place; arguments as for `SectionStore.create`."""
-    group = zarr.open_group(place, mode="a", zarr_format=3, attributes={_UNFINISHED: True})
+    group = _begin(place)
     n_sections, height, width = volume.shape
     chunk = (min(_CHUNK, height), min(_CHUNK, width))
     _image_group(group, "affinities", volume).create_array(

@@ -128,9 +128,10 @@ class StoredMap:
     def _create(self) -> zarr.Array[Any]:
         n_sections, height, width, n_colours = self.shape
         group = self._root.require_group(self._name)
-        group.create_array(
-            "marks", shape=(n_sections,), chunks=(1,), dtype="int64", compressors=None
-        )
+        if "marks" not in group:  # as one that was killed here has left it
+            group.create_array(
+                "marks", shape=(n_sections,), chunks=(1,), dtype="int64", compressors=None
+            )
         return group.create_array(
             "0",
             shape=self.shape,

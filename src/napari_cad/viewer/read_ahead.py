@@ -1,9 +1,14 @@
-"""Reading sections in a thread before they are shown, so that the viewer need not wait for them."""
+"""Reading sections in a thread before they are shown, so that the viewer need not wait for them.
+
+Every array that does so has a thread of its own, which is begun when there is something to read
+and ends with the array.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -28,13 +33,10 @@ _MOST_BYTES, _MOST_SECTIONS = 128 << 20, 6
 #: So many have to have room for neighbours to be read: one, two neighbours, and the first, which
 #: napari reads whenever a label is selected, to see of which type it is.
 _WITH_NEIGHBOURS = 4
+#: First part of the names of threads.
+THREAD = "napari-cad-read-ahead"
 #: Seconds until the neighbours of a section are read: its picture goes first.
 _PAUSE = 0.05
-
-#: One thread for all arrays: what is shown needs the cores, too.
-_thread = ThreadPoolExecutor(1, thread_name_prefix="napari-cad-read-ahead")
-#: Set while somebody waits, so that there is no pause.
-_hurry = threading.Event()
 
 
 class Sections(Generic[Section]):
@@ -56,71 +58,95 @@ class Sections(Generic[Section]):
         self._most = min(_MOST_SECTIONS, _MOST_BYTES // max(1, n_bytes))
         self._futures: OrderedDict[int, Future[Section]] = OrderedDict()
         self._lock = threading.Lock()
+        # set while somebody waits, so that there is no pause
+        self._hurry = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=THREAD)
+        # what the thread is given does not hold this object, so both go when nobody has it
+        self._end = weakref.finalize(self, _end, self._thread, self._hurry)
+        self._end.atexit = False
 
     @property
     def kept(self) -> bool:
         """Whether there is room for two; where there is not, use the array itself."""
         return self._most >= 2
 
+    def close(self) -> None:
+        """Make nothing ahead any more, and end the thread; sections can still be had.
+
+        The same happens when nobody has this object any more.
+        """
+        with self._lock:
+            self._end()
+
     def get(self, z: int) -> Section:
         """Give a section, and have its neighbours made; do not write into it."""
-        with self._lock:
-            future = self._futures.get(z)
-            here = future is None or future.cancel()  # where it still waits: here and now
-            if future is None or here:
-                future = Future()
-            self._keep(z, future)
-        try:
-            if here:
-                self._fulfil(future, z)
-            elif not future.done():
-                _hurry.set()
-            found = future.result()
-        except Exception:
-            with self._lock:
-                self._futures.pop(z, None)  # another time it may work
-            raise
+        future = self._begun(z)
+        if future is not None and not future.done():
+            self._hurry.set()
+        # one that failed in the thread is made here: now it may work, or the caller has the error
+        if future is None or future.exception() is not None:
+            future = self._made_here(z)
         if self._most >= _WITH_NEIGHBOURS:
             for neighbour in (z + 1, z - 1):
                 self._submit(neighbour, _PAUSE)
-        return found
-
-    def _fulfil(self, future: Future[Section], z: int) -> None:
-        """Make a section for all who wait for it; they, too, get the error if there is one."""
-        try:
-            future.set_result(self._make(z))
-        except Exception as error:
-            future.set_exception(error)
-            raise
+        return future.result()
 
     def ahead(self, z: int) -> Future[Section] | None:
         """Have a section made soon; None where there is none, or no room for it."""
         if not self.kept:
             return None
-        _hurry.set()
+        self._hurry.set()
         return self._submit(z, 0.0)
+
+    def _begun(self, z: int) -> Future[Section] | None:
+        """Give a section that is there, or being made; one that still waits is not made there."""
+        with self._lock:
+            future = self._futures.get(z)
+            if future is None or future.cancel():
+                return None
+            self._keep(z, future)
+            return future
+
+    def _made_here(self, z: int) -> Future[Section]:
+        with self._lock:
+            self._futures.pop(z, None)
+        future: Future[Section] = Future()
+        future.set_result(self._make(z))
+        with self._lock:
+            self._keep(z, future)
+        return future
 
     def _submit(self, z: int, pause: float) -> Future[Section] | None:
         if not 0 <= z < self._n:
             return None
         with self._lock:
             future = self._futures.get(z)
-            if future is None:
-                future = _thread.submit(self._make_at, time.monotonic() + pause, z)
+            if future is None and self._end.alive:
+                moment = time.monotonic() + pause
+                future = self._thread.submit(_make_at, self._make, z, moment, self._hurry)
                 self._keep(z, future)
             return future
-
-    def _make_at(self, moment: float, z: int) -> Section:
-        """Make a section at some time, or as soon as somebody waits."""
-        if _hurry.wait(max(0.0, moment - time.monotonic())):
-            _hurry.clear()
-        return self._make(z)
 
     def _keep(self, z: int, future: Future[Section]) -> None:
         self._futures[z] = future
         self._futures.move_to_end(z)
         while len(self._futures) > self._most:
             self._futures.popitem(last=False)[1].cancel()
+
+
+def _end(thread: ThreadPoolExecutor, hurry: threading.Event) -> None:
+    """Give up what waits for a thread; what it sleeps over is made, and is the last."""
+    thread.shutdown(wait=False, cancel_futures=True)
+    hurry.set()
+
+
+def _make_at(
+    make: Callable[[int], Section], z: int, moment: float, hurry: threading.Event
+) -> Section:
+    """Make a section at some time, or as soon as somebody waits."""
+    if hurry.wait(max(0.0, moment - time.monotonic())):
+        hurry.clear()
+    return make(z)
 
 
 class ReadAhead(LazyArray):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from napari_cad.core._lazy import LazyArray
 from napari_cad.core.errors import VolumeError
 from napari_cad.core.jobs import Served
@@ -30,7 +28,7 @@ def volume_from_layer(layer: Image) -> EMVolume:
     -------
     EMVolume
         With the layer's scale as voxel size and its translate as origin where its units are
-        lengths. Its source is set where our reader made the layer, or it can be pickled.
+        lengths. Its source is set where our reader made the layer and its array is still there.
 
     Raises
     ------
@@ -50,7 +48,8 @@ def volume_from_layer(layer: Image) -> EMVolume:
         )
     voxel_size = voxel_size_of(layer)
     origin = (in_nm(layer, layer.translate) if voxel_size else None) or (0.0, 0.0, 0.0)
-    source = _source_of(layer)
+    # another array in its place is no longer what the reader gave
+    source = _source_of(layer) if isinstance(data, LazyArray) else None
     return EMVolume.from_array(
         data, voxel_size=voxel_size, origin=origin, name=layer.name, source=source
     )
@@ -72,7 +71,4 @@ def sendable(volume: EMVolume) -> EMVolume:
 
 def _source_of(layer: Layer) -> VolumeSource | None:
     source = tag_of(layer).get("source")
-    # an array in memory is no longer what the reader gave
-    if not isinstance(source, dict) or isinstance(layer.data, np.ndarray):
-        return None
-    return VolumeSource.from_json(source)
+    return VolumeSource.from_json(source) if isinstance(source, dict) else None

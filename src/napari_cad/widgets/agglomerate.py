@@ -20,9 +20,10 @@ from napari_cad.viewer.layers import find_layer, redraw, role_of, run_of
 from napari_cad.viewer.live_labels import LiveLabels
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.volumes import sendable
+from napari_cad.widgets._agglomerate_watch import RunWatch
 from napari_cad.widgets._column import Column
 from napari_cad.widgets._form import form_layout, tooltip
-from napari_cad.widgets._labels import LabelsChooser
+from napari_cad.widgets._labels import truth_chooser
 from napari_cad.widgets._plots import CurvePlot, SizeHistogram
 from napari_cad.widgets._status import RunStatus
 
@@ -96,7 +97,7 @@ class AgglomerateWidget(Column):
         self.counts = QLabel()
         self.counts.setWordWrap(True)
         self.histogram = SizeHistogram()
-        self.truth = LabelsChooser(viewer, prefer=("truth",), avoid=("segments",))
+        self.truth = truth_chooser(viewer)
         self.truth.setToolTip(tooltip("Labels that are right, to score thresholds by."))
         self.curve_button = QPushButton("Score over the threshold")
         self.curve_button.setToolTip(
@@ -125,6 +126,9 @@ class AgglomerateWidget(Column):
             self.curve, self.status,
         )  # fmt: skip
 
+        self._watch = RunWatch(viewer, self)
+        self._watch.reason.connect(self._on_reason)
+        self._watch.whole.connect(self._on_run)
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(_REST)
@@ -136,6 +140,7 @@ class AgglomerateWidget(Column):
             runner.reported.connect(self._on_event)
             runner.finished.connect(self._on_finished)
             runner.failed.connect(self._on_failed)
+        self.loader.failed.connect(self._on_load_failed)
         self.runs.currentIndexChanged.connect(self._on_run)
         self.merge_function.currentIndexChanged.connect(self.load)
         self.threshold.valueChanged.connect(self._on_moved)
@@ -148,6 +153,7 @@ class AgglomerateWidget(Column):
             event.connect(self._list_runs)
         state_of(viewer).run_begun.connect(self._on_run_begun)
         state_of(viewer).run_finished.connect(self._on_run_finished)
+        state_of(viewer).step_reported.connect(self._on_step_reported)
         self._list_runs()
 
     @property
@@ -168,6 +174,9 @@ class AgglomerateWidget(Column):
         self._let_go()
         if self.run is None:
             return
+        if self._watch.is_being_made(self.run):
+            self._watch.wait(self.run)
+            return
         arguments = {
             "store_path": self.run,
             "merge_function": self.merge_function.currentText(),
@@ -179,6 +188,7 @@ class AgglomerateWidget(Column):
     def _let_go(self) -> None:
         """Forget what was loaded, and what is being worked out of it."""
         self._live = None
+        self._watch.stop()
         self.curve.show_curve(None)
         for runner in (self.loader, self.scorer, self.counter):
             runner.cancel()
@@ -313,15 +323,34 @@ class AgglomerateWidget(Column):
         else:
             self._on_moved()
 
+    def _on_load_failed(self) -> None:
+        if self.run is not None and not self._watch.is_whole(self.run):
+            self._watch.wait(self.run)  # another time it may work
+
     def _on_run(self) -> None:
         self.status.clear()
         if self.run is not None:
+            state_of(self._viewer).forget(self.run)  # it may have been made since
             self._set_from_store(self.run)
         self.load()
 
     def _on_run_begun(self, run: str) -> None:
         if run == self.run:  # its fragments are made anew: the merge tree is not theirs
             self._let_go()
+            self.status.clear()
+            self._watch.begun(run)
+
+    def _on_reason(self, text: str) -> None:
+        self.counts.setText(text)
+
+    def _on_step_reported(self, step: str) -> None:
+        """Let go of a run that is loaded although a job is at it: it was slow to say so."""
+        run = self.run
+        loaded = self._live is not None or self.loader.running
+        if step == "segment" and run is not None and loaded and self._watch.is_being_made(run):
+            self._let_go()
+            self.status.clear()
+            self._watch.wait(run)
 
     def _on_run_finished(self, run: str) -> None:
         if run == self.run:
