@@ -9,8 +9,12 @@ from scipy import ndimage
 from napari_cad.core.agglomeration import MergeTree, agglomerate_graph
 from napari_cad.core.agreement import (
     CROP_SECTIONS,
+    N_CROPS,
+    PLAUSIBLE,
     THRESHOLDS,
     agreement,
+    judge_fit,
+    lowest_plausible,
     mutual_information,
     reversal_agreement,
     sample_crops,
@@ -143,6 +147,58 @@ def test_nothing_to_compare_is_explained():
         sample_crops(stack((1, 32, 32)))
     with pytest.raises(VolumeError, match="empty section"):
         sample_crops(EMVolume.from_array(np.zeros((6, 32, 32), np.uint8)))
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Have `judge_fit` find these agreements, and write down which crops it has looked at."""
+    seen = []
+
+    def find(*values):
+        left = iter(values)
+
+        def found(predictor, preprocessing, crops, fragments):
+            seen.append(crops)
+            return next(left)
+
+        monkeypatch.setattr("napari_cad.core.agreement.reversal_agreement", found)
+        return seen
+
+    return find
+
+
+def test_one_look_is_enough_where_a_student_fits(predictor, looks):
+    seen = looks(PLAUSIBLE)
+    assert judge_fit(predictor, TO_UNIT, stack((20, 512, 512))).fits
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("second", "fits"), [(0.95, True), (0.88, True), (0.86, False)])
+def test_a_second_look_decides_by_the_crops_of_a_suggestion(predictor, looks, second, fits):
+    volume = stack((20, 512, 512))
+    seen = looks(0.84, second)
+    judgement = judge_fit(predictor, TO_UNIT, volume)
+    assert (judgement.agreement, judgement.fits) == (second, fits)
+    suggested = sample_crops(volume, N_CROPS)
+    assert len(seen[1]) == len(suggested)
+    assert all(np.array_equal(a.data, b.data) for a, b in zip(seen[1], suggested, strict=True))
+
+
+def test_the_fewer_crops_the_more_is_chance():
+    volume = stack((20, 512, 512))
+    limits = [lowest_plausible(volume, sample_crops(volume, n)) for n in (1, 2, 4)]
+    # two standard errors of 0.03 / sqrt(n)
+    assert limits == pytest.approx([0.84, 0.9 - 0.06 / math.sqrt(2), 0.87])
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_independent"),
+    [((4, 256, 256), 1), ((8, 256, 256), 2), ((2, 100, 90), 1), ((4, 1024, 1024), 4)],
+)
+def test_crops_that_overlap_in_a_small_stack_do_not_count_as_many(shape, n_independent):
+    volume = EMVolume.from_array(np.broadcast_to(np.arange(shape[2], dtype=np.uint8), shape))
+    limit = lowest_plausible(volume, sample_crops(volume))
+    assert limit == pytest.approx(0.9 - 0.06 / math.sqrt(n_independent))
 
 
 def test_windows_lie_inside_and_are_spread():

@@ -170,11 +170,13 @@ def test_a_fit_means_the_same_for_a_binned_stack(volume, checkpoint, fit, seen):
     assert SegmentationOptions(fit=fit, bin=2).config(volume, checkpoint.metadata).fit == seen
 
 
-@pytest.mark.parametrize(("agreement", "n_warnings"), [(0.6, 1), (0.95, 0)])
+@pytest.mark.parametrize(
+    ("agreement", "n_warnings"), [(0.6, 1), (0.85, 0), (0.95, 0)]
+)  # 0.85: so small a stack has it by chance
 def test_a_student_that_does_not_fit_is_warned_of_once(
     volume, checkpoint, tmp_path, monkeypatch, agreement, n_warnings
 ):
-    monkeypatch.setattr("napari_cad.core.pipeline._AGREEMENT_FROM_VOXELS", 1)
+    monkeypatch.setattr("napari_cad.core.pipeline._JUDGED_FROM_VOXELS", 1)
     monkeypatch.setattr("napari_cad.core.agreement.reversal_agreement", lambda *_: agreement)
     events = list(segment_volume(volume, checkpoint, config(FitConfig()), tmp_path / "run.zarr"))
     about_fit = [e for e in events if isinstance(e, OutOfDomain) and "Upside down" in e.message]
@@ -185,7 +187,7 @@ def test_a_student_that_does_not_fit_is_warned_of_once(
 
 
 def test_a_volume_of_empty_sections_is_not_judged(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_cad.core.pipeline._AGREEMENT_FROM_VOXELS", 1)
+    monkeypatch.setattr("napari_cad.core.pipeline._JUDGED_FROM_VOXELS", 1)
     empty = EMVolume.from_array(np.zeros((4, 32, 32), np.uint8))
     events = list(segment_volume(empty, checkpoint, config(FitConfig()), tmp_path / "run.zarr"))
     assert not [e for e in events if isinstance(e, OutOfDomain) and "Upside down" in e.message]

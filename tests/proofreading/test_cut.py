@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from napari_cad.core.region_graph import RegionGraph, section_edges
+from napari_cad.proofreading import cutting
 from napari_cad.proofreading.cut import minimum_cut
-from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePreviewError
+from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePlanError
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
 
@@ -123,8 +124,38 @@ def test_a_preview_is_good_for_one_state_only():
     session = ProofreadingSession(chain())
     preview = session.preview_cut([1], [6])
     session.add_note("meanwhile")
-    with pytest.raises(StalePreviewError, match="preview it again"):
+    with pytest.raises(StalePlanError, match="there was an edit since this cut was worked out"):
         session.apply_cut(preview)
+    session.undo()  # the same segments, and still not the state that it was made for
+    with pytest.raises(StalePlanError):
+        session.apply_cut(preview)
+    session.apply_cut(session.preview_cut([1], [6]))
+
+
+def test_an_edit_during_a_preview_makes_it_stale(monkeypatch):
+    session = ProofreadingSession(chain())
+    cut = cutting.minimum_cut
+
+    def cut_meanwhile(*arguments):
+        session.add_note("meanwhile")
+        return cut(*arguments)
+
+    monkeypatch.setattr(cutting, "minimum_cut", cut_meanwhile)
+    preview = session.preview_cut([1], [6])
+    with pytest.raises(StalePlanError):
+        session.apply_cut(preview)
+
+
+def test_a_stale_cut_is_stale_before_it_is_a_conflict():
+    source = ProofreadingSource.from_arrays([1], [2], [0.9], [0.9], threshold=0.5)
+    session = ProofreadingSession(source)
+    session.merge([1, 2])
+    preview = session.preview_cut([1], [2])
+    assert preview.links
+    session.add_note("meanwhile")
+    for force in (False, True):
+        with pytest.raises(StalePlanError):
+            session.apply_cut(preview, force=force)
 
 
 def test_what_was_merged_by_hand_is_cut_around_or_reported():
@@ -201,7 +232,7 @@ def test_seeds_in_one_fragment_divide_it_along_the_membrane():
     assert session.lut.tolist() == [0, 1, 2, 1, 2]
     preview = session.preview_cut([(0, 2, 1), (1, 2, 1)], [(0, 2, 6), (1, 2, 6)])
     assert session.graph.n_fragments == 4  # a preview changes nothing
-    assert preview.division is not None
+    assert preview.plan.division is not None
     assert preview.n_contacts == 16  # the membrane, 8 voxels in either section
     assert preview.affinity == pytest.approx(10.5 / 256, rel=1e-4)
     session.apply_cut(preview)

@@ -70,6 +70,54 @@ def test_parts_that_do_not_touch_are_cut_apart_for_nothing():
     assert len(np.unique(session.lut[session.fragments[...]])) == 3
 
 
+@pytest.fixture
+def two_pieces():
+    """One label of two pieces that do not touch."""
+    labels = np.zeros((1, 8, 20), np.int64)
+    labels[0, :, :8] = labels[0, :, 12:] = 3
+    return ProofreadingSession(source_from_labels(labels))
+
+
+def test_what_does_not_touch_stays_together_when_it_is_painted_on(two_pieces):
+    session = two_pieces
+    session.relabel((0, 0, 12), np.ones((1, 2, 2), np.bool_))
+    shown = session.lut[session.fragments[...]]
+    assert shown[0, 4, 4] == shown[0, 4, 16] == 1
+    assert (shown == shown[0, 0, 12]).sum() == 4
+    session.relabel((0, 3, 12), np.ones((1, 1, 8), np.bool_), erase=True)  # a line through it
+    shown = session.lut[session.fragments[...]]
+    assert shown[0, 7, 16] == 1  # the larger part stays with the other piece
+    session.set_threshold(1.0)
+    assert session.lut[session.fragments[0, 0, 12]] != 1
+    session.go_to(0)
+    assert set(np.unique(session.lut[session.fragments[...]])) == {0, 1}
+
+
+def test_what_is_painted_takes_nothing_along_that_does_not_touch(two_pieces):
+    session = two_pieces
+    session.relabel((0, 0, 12), np.ones((1, 6, 8), np.bool_))  # most of a piece
+    shown = session.lut[session.fragments[...]]
+    assert shown[0, 4, 4] == shown[0, 7, 16]
+    assert (shown == shown[0, 0, 12]).sum() == 48
+
+
+def test_what_does_not_touch_stays_together_when_it_is_divided(two_pieces):
+    session = two_pieces
+    session.apply_cut(session.preview_cut([(0, 4, 12)], [(0, 4, 19)]))
+    shown = session.lut[session.fragments[...]]
+    assert shown[0, 4, 12] != shown[0, 4, 19]
+    assert shown[0, 4, 4] in (shown[0, 4, 12], shown[0, 4, 19])
+
+
+def test_a_cut_between_pieces_stays_when_one_is_painted_on(two_pieces):
+    session = two_pieces
+    session.apply_cut(session.preview_cut([(0, 4, 4)], [(0, 4, 16)]))
+    session.relabel((0, 0, 12), np.ones((1, 2, 2), np.bool_))
+    session.set_threshold(1.0)
+    shown = session.lut[session.fragments[...]]
+    assert shown[0, 4, 4] != shown[0, 4, 16]
+
+
 def test_what_is_not_labels_is_refused():
     with pytest.raises(ShapeError, match="integers"):
         source_from_labels(np.zeros((2, 3, 3)))

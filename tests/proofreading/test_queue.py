@@ -10,6 +10,7 @@ from napari_cad.proofreading import queue as queue_module
 from napari_cad.proofreading.queue import UncertaintyQueue
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
+from napari_cad.proofreading.suspects import confirm_end, ends_inside
 
 SCALE = queue_module._CLOSENESS_SCALE
 
@@ -253,3 +254,20 @@ def test_a_branch_beside_the_edits_of_a_queue_makes_it_stale():
     questions.postpone(session, 2)
     assert queue.is_stale
     assert queue.next().edge == 0
+
+
+def test_a_queue_made_after_another_goes_on_where_that_was():
+    session = three_pairs()
+    first = UncertaintyQueue(session)
+    assert [first.next().edge for _ in range(2)] == [0, 1]
+    queue = UncertaintyQueue(session, after=first)
+    assert queue.previous().edge == 0
+    assert [queue.next().edge for _ in range(2)] == [1, 2]
+
+
+def test_ends_that_were_confirmed_are_no_questions_answered(new_source):
+    session = ProofreadingSession(new_source(shape=(6, 20, 20), per_section=14))
+    before = UncertaintyQueue(session).progress()
+    for end in ends_inside(session)[:3]:
+        confirm_end(session, end.fragment)
+    assert UncertaintyQueue(session).progress() == before

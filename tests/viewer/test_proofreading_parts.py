@@ -112,7 +112,7 @@ def test_tables_follow_edits_in_place(session):
     shown = LookedUp(fragments, table.values)
     first = table.values
     a, b = (int(session.lut[fragments.at(voxel)]) for voxel in ((1, 0, 0), (1, 0, 6)))
-    session.segments_changed.connect(lambda event: table.update(event.fragments))
+    session.segments_changed.connect(table.follow)
     session.merge([a, b])
     assert table.values is first
     np.testing.assert_array_equal(shown[...], session.lut[session.fragments[...]])
@@ -129,6 +129,31 @@ def test_tables_follow_edits_in_place(session):
     assert set(np.unique(shown[...])) == {0, b}
 
 
+def test_what_is_shown_alone_stays_in_sight(session):
+    table = SegmentTable(session)
+    session.segments_changed.connect(table.follow)
+    both = np.concatenate([session.fragments_of(1), session.fragments_of(2)])
+    table.isolated = {2}
+    table.rebuild()
+
+    def shown():
+        return np.unique(table.values[table.values > 0]).tolist()
+
+    table.show(session.preview_threshold(1.0))
+    assert table.values[session.fragments_of(2)].all()  # part of a segment with another id
+    session.merge([1, 2], keep=1)
+    assert shown() == [1]
+    session.set_threshold(0.0)  # too many segments change to be listed
+    assert shown() == np.unique(session.lut[both]).tolist()
+    assert len(shown()) > 1
+    tried = session.preview_threshold(1.0)
+    table.show(tried)
+    np.testing.assert_array_equal(table.values[both], tried[both])
+    session.add_note("one step more")
+    session.go_to(0)
+    assert shown() == [1, 2]
+
+
 def test_divided_fragments_are_read_anew_and_frozen_ones_are_not(session):
     fragments = RecentSections(session.fragments)
     table = SegmentTable(session)
@@ -142,7 +167,7 @@ def test_divided_fragments_are_read_anew_and_frozen_ones_are_not(session):
     session.segments_changed.connect(changed.append)
     session.relabel((1, 0, 0), mask)
     fragments.forget(changed[0].boxes)
-    table.update(changed[0].fragments)
+    table.follow(changed[0])
     assert not np.array_equal(fragments.section(1), before)
     shown = LookedUp(fragments, table.values)
     np.testing.assert_array_equal(shown[...], session.lut[session.fragments[...]])

@@ -9,14 +9,17 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QWidget
 
-from napari_cad.proofreading import painting
+from napari_cad.proofreading import cutting, painting
 from napari_cad.proofreading.from_labels import source_from_labels
 from napari_cad.proofreading.operations import plan_separate
-from napari_cad.proofreading.queue import Question
+from napari_cad.proofreading.queue import Question, UncertaintyQueue
 from napari_cad.proofreading.session import ProofreadingSession
+from napari_cad.proofreading.state import SessionState
+from napari_cad.viewer import proofreading_walk
 from napari_cad.viewer.embedding_layers import camera_of
 from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.proofreading import Proofreader
+from napari_cad.viewer.proofreading_labels import VERIFIED
 from napari_cad.viewer.proofreading_picking import Picked
 
 CONTROL, SHIFT = {"Control"}, {"Shift"}
@@ -155,6 +158,19 @@ def test_what_was_clicked_and_what_is_asked_belong_to_the_request(hand):
     assert len(set(hand.segments)) == 4
 
 
+def test_nothing_is_detached_that_was_clicked_before_something_else_was_selected(hand):
+    hand.click(0)
+    hand.proofreader.select([hand.pick(2).segment])  # as a question does
+    assert hand.run("detach") == "click the fragment first"
+    hand.click(0)
+    hand.run("cancel")
+    assert hand.run("detach") == "click the fragment first"
+    hand.click(0)
+    hand.click(1, SHIFT)
+    hand.run("detach")
+    assert hand.session.history.edits[1].details == {"fragment": hand.pick(1).fragment}
+
+
 # ---------------------------------------------------------------------- while it is busy
 
 
@@ -217,6 +233,35 @@ def test_a_painting_for_another_state_is_refused_and_kept(hand, monkeypatch):
     np.testing.assert_array_equal(np.flatnonzero(graph.alive), np.unique(voxels[voxels > 0]))
 
 
+def test_another_kind_of_question_is_looked_for_at_once(hand, monkeypatch):
+    go_on = threading.Event()
+
+    class SlowQueue(UncertaintyQueue):
+        def refresh(self):
+            assert go_on.wait(30)
+            super().refresh()
+
+    monkeypatch.setattr(proofreading_walk, "UncertaintyQueue", SlowQueue)
+    proofreader, walk = hand.proofreader, hand.proofreader.walk
+    hand.session.detach(hand.pick(0, z=1).fragment)  # two ends, at either side of the cut
+    hand.run("next_question")
+    assert proofreader.patience.what == "Looking for uncertain places"
+    walk.choose("ends")
+    assert proofreader.patience.what == "Looking for uncertain places"
+    end_waiting(hand, go_on)
+    assert hand.said[-1].startswith(f"Segment {walk.current.segment} ends here")
+    assert walk.progress is None  # counted in a moment
+    hand.qtbot.waitUntil(lambda: walk.progress == (2, 2))
+    # given up, it is not looked for by a choice
+    go_on.clear()
+    walk.choose("all")
+    hand.run("next_question")
+    hand.run("cancel")
+    walk.choose("ends")
+    assert not proofreader.patience.busy
+    assert walk.current is None
+
+
 def test_the_threshold_stays_while_it_is_busy(hand, slow):
     begin_to_paint(hand)
     threshold, shown = hand.session.threshold, hand.proofreader.layers.segments.values.copy()
@@ -233,7 +278,194 @@ def test_the_threshold_stays_while_it_is_busy(hand, slow):
     assert len(hand.session.history.edits) == 1
 
 
+# ---------------------------------------------------------------------- a cut that takes long
+
+
+@pytest.fixture
+def slow_cut(monkeypatch, hand):
+    """A cut of the first bar; its preview is worked out until this is set."""
+    preview_cut, go_on = cutting.preview_cut, threading.Event()
+
+    def wait_and_preview(*args, **options):
+        assert go_on.wait(30)
+        return preview_cut(*args, **options)
+
+    monkeypatch.setattr(cutting, "preview_cut", wait_and_preview)
+    hand.click(0)
+    hand.run("split")
+    hand.click(0)
+    hand.click(0, SHIFT, z=1)
+    assert hand.proofreader.patience.busy
+    yield go_on
+    go_on.set()
+
+
+def end_with_a_cut(hand, go_on):
+    """The preview comes, and can be applied."""
+    end_waiting(hand, go_on)
+    assert "contacts are cut" in hand.said[-1]
+    assert hand.proofreader.split_mode.preview is not None
+    hand.run("apply")
+    assert not hand.proofreader.split_mode.active
+    assert hand.pick(0).segment != hand.pick(0, z=1).segment
+
+
+@pytest.mark.parametrize("name", ["apply", "later", "next_question", "undo", "split"])
+def test_a_key_pressed_too_early_is_answered_and_the_preview_still_comes(hand, slow_cut, name):
+    hand.proofreader.walk.current = None
+    assert hand.run(name) == "Working out the cut … Escape gives it up."
+    assert not hand.session.history.edits
+    end_with_a_cut(hand, slow_cut)
+
+
+def test_a_click_elsewhere_does_not_lose_the_preview(hand, slow_cut):
+    assert "seeds lie in segment 1" in hand.click(2)
+    assert "a seed on this voxel already" in hand.click(0)
+    assert hand.proofreader.patience.busy
+    end_with_a_cut(hand, slow_cut)
+
+
+def test_a_seed_put_meanwhile_counts(hand, slow_cut):
+    voxel = (0, 10, 5)
+    fragment = int(hand.session.fragments[voxel])
+    hand.proofreader.pointer.click(Picked(voxel, fragment, hand.pick(0).segment))
+    end_waiting(hand, slow_cut)
+    seeds = hand.proofreader.split_mode.preview.plan.details["seeds"]
+    assert seeds == {"red": [[0, 5, 5], [0, 10, 5]], "blue": [[1, 5, 5]]}
+
+
+def test_a_preview_that_was_given_up_is_worked_out_when_it_is_applied(hand, slow_cut):
+    assert hand.run("cancel") == "Given up; nothing was changed."
+    assert hand.proofreader.split_mode.active
+    slow_cut.set()
+    assert "contacts are cut" in hand.run("apply")
+    assert not hand.session.history.edits  # only a look: it was not seen before
+    end_with_a_cut(hand, slow_cut)
+
+
+@pytest.mark.parametrize(
+    "name", ["accept", "reject", "later", "next_question", "previous_question", "scribble"]
+)
+def test_what_leads_elsewhere_loses_no_seeds(hand, name):
+    hand.ask(0, 1)
+    hand.run("split")
+    hand.click(0)
+    hand.click(0, SHIFT, z=1)
+    mode = hand.proofreader.split_mode
+    preview = mode.preview
+    assert hand.run(name) == "apply or cancel the cut first"
+    assert mode.active
+    assert mode.preview is preview
+    assert not hand.session.history.edits
+    # a cut without seeds is nothing that could be lost
+    hand.run("undo")
+    hand.run("undo")
+    hand.run(name)
+    assert not mode.active
+
+
+@pytest.mark.parametrize("name", ["accept", "reject", "later", "next_question", "split"])
+def test_what_leads_elsewhere_loses_no_paint(hand, name):
+    hand.ask(0, 1)
+    hand.run("scribble")
+    paint(hand, (0, 4, 22))
+    selection = hand.proofreader.selection
+    assert hand.run(name) == "apply or cancel what is painted first"
+    assert hand.proofreader.selection == selection
+    hand.run("apply")
+    assert hand.session.lut[hand.session.fragments[0, 4, 22]] == selection[0]
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def test_a_question_follows_edits(hand):
+    hand.ask(0, 1)
+    one = hand.pick(0).segment
+    hand.run("merge")
+    assert hand.proofreader.walk.current.segments == (one, one)
+    assert "Are both sides" in hand.proofreader.walk.line()
+
+
+def test_marks_of_what_is_verified_follow_a_leap_in_time(hand):
+    session, marks = hand.session, hand.proofreader.layers.marks
+    one = hand.pick(0).segment
+    session.lock([one])
+    session.undo()
+    session.detach(hand.pick(0, z=1).fragment)
+    session.lock([one])  # less than before, with the same id
+    assert np.flatnonzero(marks.values == VERIFIED).tolist() == [1]
+    session.go_to(1)
+    verified = np.flatnonzero(session.decisions.lock).tolist()
+    assert np.flatnonzero(marks.values == VERIFIED).tolist() == verified == [1, 5]
+
+
+def test_the_pointer_is_about_the_session_while_another_threshold_is_tried(hand):
+    proofreader = hand.proofreader
+    proofreader.try_threshold(-1.0)  # every fragment a segment
+    assert (proofreader.layers.segments.values == np.arange(9)).all()
+    segment = hand.session.segment_of(hand.pick(0, z=1).fragment)
+    assert segment == 1
+    assert proofreader.picker.in_section((1, 5, 5)).segment == segment
+    assert f"segment {segment} · fragment 5 · 288 voxels" in proofreader.pointer.describe(
+        np.array((1.0, 5.0, 5.0))
+    )
+    hand.click(0)
+    proofreader.pointer.click(proofreader.picker.in_section((1, 5, 14)), SHIFT)
+    assert proofreader.selection == [1, 2]
+
+
+def test_the_session_is_shown_once_a_threshold_is_set_that_is_not_the_one_tried(hand):
+    proofreader, session = hand.proofreader, hand.session
+    shown = proofreader.layers.segments
+    # on the way of a slider, whose last step was not tried
+    for tried, threshold in ((-1.0, 0.4), (0.4, 0.6), (0.6, -1.0), (0.6, -1.0)):
+        proofreader.try_threshold(tried)
+        proofreader.set_threshold(threshold)
+        np.testing.assert_array_equal(shown.values, session.lut)
+    assert len(session.history.edits) == 3
+
+
+def test_an_edit_while_a_threshold_is_tried_shows_the_session(hand):
+    hand.proofreader.try_threshold(-1.0)
+    hand.session.merge(hand.segments[:2])
+    np.testing.assert_array_equal(hand.proofreader.layers.segments.values, hand.session.lut)
+
+
+def test_what_has_gone_since_it_was_picked_is_described_without_its_size(hand):
+    gone = hand.pick(1)
+    hand.session.merge(hand.segments[:2])
+    hand.proofreader.pointer.click(gone)
+    assert hand.said[-1] == f"segment {gone.segment} · fragment {gone.fragment}"
+
+
+def test_what_stays_in_the_viewer_is_the_session_and_keeps_nothing_of_it(hand):
+    proofreader, session = hand.proofreader, hand.session
+    session.relabel((0, 4, 4), np.ones((1, 2, 2), np.bool_))
+    shown = session.lut[session.fragments[...]]
+    layer = proofreader.layers.layer
+    proofreader.try_threshold(-1.0)
+    proofreader.end(keep=True)
+    np.testing.assert_array_equal(np.asarray(layer.data), shown)
+    kept = [layer.data, layer.data._fragments, layer.data._fragments.source]
+    closures = [cell.cell_contents for cell in kept[-1]._voxels.__closure__]
+    assert not any(isinstance(part, SessionState) for part in closures)
+    assert kept[-1]._patches() is not session.decisions.patches
+
+
 # ---------------------------------------------------------------------- notes
+
+
+def test_a_note_that_was_undone_is_not_shown(hand):
+    hand.click(3)
+    hand.note()
+    notes = hand.proofreader.layers.find("proofread_notes")
+    np.testing.assert_array_equal(notes.data, [hand.pick(3).voxel])
+    hand.run("undo")
+    assert not len(notes.data)
+    hand.run("redo")
+    np.testing.assert_array_equal(notes.data, [hand.pick(3).voxel])
+    assert notes.features["text"].tolist() == ["look here"]
 
 
 def test_a_note_while_cutting_leaves_a_cut_that_can_be_made(hand):
@@ -245,7 +477,7 @@ def test_a_note_while_cutting_leaves_a_cut_that_can_be_made(hand):
     first = mode.preview
     hand.note()
     assert mode.preview is not first
-    assert mode.preview.revision == session.revision
+    assert mode.preview.plan.revision == session.revision
     # it cannot be cut while it is verified, and can be again
     hand.run("lock")
     assert mode.preview is None

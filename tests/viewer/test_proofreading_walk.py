@@ -17,15 +17,24 @@ from napari_cad.viewer.proofreading_walk import QuestionWalk
 
 
 class Owner:
-    """What a walk asks of a proofreader, and its patience: with `hold`, outcomes wait."""
+    """What a walk asks of a proofreader, its patience, requests and contacts.
+
+    With `hold`, outcomes wait.
+    """
 
     def __init__(self, session):
-        self.session, self.patience = session, self
+        self.session = session
+        self.patience = self.requests = self.contacts = self
         self.hold, self.waiting, self.said, self.counts = False, [], [], 0
         self.selection = []
         self.walk = QuestionWalk(self)
 
+    @property
+    def what(self):
+        return "Looking for uncertain places" if self.waiting else ""
+
     def run(self, function, then, _what):
+        self.waiting.clear()  # one at a time: what was run before is not wanted any more
         future = Future()
         try:
             future.set_result(function())
@@ -60,10 +69,10 @@ class Owner:
     def go_to(self, _place):
         pass
 
-    def show_contacts(self, *_columns):
+    def show(self, *_columns):
         pass
 
-    def forget_contacts(self):
+    def forget(self):
         pass
 
 
@@ -149,16 +158,51 @@ def test_what_is_painted_over_while_ends_are_looked_for_is_not_asked(owner):
     assert owner.selection == [walk.current.segment]
 
 
-def test_another_kind_chosen_meanwhile_drops_what_was_looked_for(owner):
+def test_another_kind_chosen_meanwhile_is_what_is_looked_for(owner):
     walk, session = owner.walk, owner.session
     owner.hold = True
     walk.step(forward=True)
     walk.choose("ends")
-    owner.waiting.pop()()
-    assert walk.current is None
-    assert walk.progress is None
+    (found,) = owner.waiting
+    owner.waiting.clear()
+    found()
+    ends = [end.fragment for end in ends_inside(session)]
+    assert walk.current.fragment == ends[0]
     owner.hold = False
-    assert asked(walk, 1) == [ends_inside(session)[0].fragment]
+    walk.choose("all")  # nothing is looked for until somebody asks
+    assert walk.current is None
+    walk.choose("ends")
+    assert asked(walk, 2) == ends[:2]
+
+
+def test_a_question_is_about_the_segments_that_there_are_now(owner):
+    walk, session = owner.walk, owner.session
+    walk.step(forward=True)
+    one, other = walk.current.fragments
+    segment = session.segment_of(one)
+    assert f"Are both sides of segment {segment} one?" in walk.line()
+    session.apply_cut(session.preview_cut([one], [other]))  # by hand
+    walk.follow()
+    a, b = session.segment_of(one), session.segment_of(other)
+    assert walk.current.segments == (a, b)
+    assert f"Do segments {a} and {b} belong together?" in walk.line()
+    session.undo()
+    walk.follow()
+    assert walk.current.segments == (segment, segment)
+
+
+def test_what_was_passed_by_is_not_asked_first_again_after_an_undo(owner):
+    walk, session = owner.walk, owner.session
+    session.add_note("so that there is something to undo")
+    edges = []
+    for _ in range(2):
+        walk.step(forward=True)
+        edges.append(walk.current.edge)
+    session.undo()
+    walk.step(forward=True)
+    assert walk.current.edge not in edges
+    walk.step(forward=False)
+    assert walk.current.edge == edges[1]
 
 
 def test_an_answer_that_was_undone_is_asked_and_counted_again(owner):

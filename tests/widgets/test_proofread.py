@@ -447,7 +447,12 @@ def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
     written = []
     widget.export.ended.connect(written.append)
     widget.export.write_labels(str(tmp_path / "corrected.h5"))
+    # another one would stop it half-way
+    assert not widget.export.labels_button.isEnabled()
+    assert not widget.export.training_button.isEnabled()
     qtbot.waitUntil(lambda: len(written) == 1, timeout=PATIENCE)
+    assert widget.export.labels_button.isEnabled()
+    assert widget.export.training_button.isEnabled()
     import h5py
 
     with h5py.File(tmp_path / "corrected.h5") as file:
@@ -515,9 +520,11 @@ def test_history_notes_threshold_and_the_command_palette(desk, qtbot):
     np.testing.assert_array_equal(desk.shown(), shown)
     # a threshold is tried, and set when the slider comes to rest
     before = desk.shown().copy()
+    widget._commit.setInterval(PATIENCE)  # a busy machine takes longer to show it than to rest
     widget.threshold.setValue(0.02)
     qtbot.waitUntil(lambda: not np.array_equal(desk.shown(), before))
     assert session.threshold != pytest.approx(0.02)
+    widget._commit.setInterval(1)
     qtbot.waitUntil(lambda: session.threshold == pytest.approx(0.02), timeout=PATIENCE)
     assert session.history.edits[session.history.current].kind == "threshold"
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from napari_cad.core.adaptation import Statistics
+    from napari_cad.core.agreement import Judgement
     from napari_cad.core.checkpoint import Checkpoint
     from napari_cad.core.cluster import DaskEngine
     from napari_cad.core.config import SegmentationConfig
@@ -51,17 +52,17 @@ class PredictionStage(Protocol):
     def sections(self, missing: Sequence[int]) -> Iterator[int | None]:
         """Write affinities; yields each section that has them, and None where time passes."""
 
-    def agreement(self) -> AgreementFuture:
-        """Ask for the agreement with the reversed stack; see `Predictor.agreement`."""
+    def judge_fit(self) -> JudgementFuture:
+        """Ask whether the student fits; see `Predictor.judge_fit`."""
 
 
-class AgreementFuture(Protocol):
-    """A number that may take a while."""
+class JudgementFuture(Protocol):
+    """A judgement that may take a while."""
 
     def done(self) -> bool:
         """Whether it is there."""
 
-    def result(self) -> float | None:
+    def result(self) -> Judgement | None:
         """Wait for it."""
 
 
@@ -122,10 +123,10 @@ class PredictionHere:
                 time.sleep(PAUSE * attempt)
                 attempt += 1
 
-    def agreement(self) -> AgreementFuture:
+    def judge_fit(self) -> JudgementFuture:
         """See `PredictionStage`."""
-        made: Future[float | None] = Future()
-        made.set_result(self._predictor.agreement(self._volume))
+        made: Future[Judgement | None] = Future()
+        made.set_result(self._predictor.judge_fit(self._volume))
         return made
 
 
@@ -248,12 +249,12 @@ class PredictionThere:
             yield None
             self._engine.wait([one.task.future for one in ranges[: 2 * n_workers]], _POLL)
 
-    def agreement(self) -> AgreementFuture:
+    def judge_fit(self) -> JudgementFuture:
         """See `PredictionStage`."""
         return Task(
             self._engine,
             "agreement with the reversed stack",
-            section_tasks.stack_agreement,
+            section_tasks.judge_fit_there,
             self._source,
             self._student,
             network=True,

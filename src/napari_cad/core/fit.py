@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from napari_cad.core.agreement import reversal_agreement, sample_crops
+from napari_cad.core.agreement import N_CROPS, reversal_agreement, sample_crops
 from napari_cad.core.config import InferenceConfig
 from napari_cad.core.errors import ConfigError
 from napari_cad.core.fit_settings import (
@@ -46,10 +46,6 @@ __all__ = [
     "SettingScored",
     "suggest",
 ]
-
-#: Crops by which a suggestion judges: with two of them, chance decides between settings that are
-#: about equal (docs/fit.md).
-N_CROPS = 4
 
 #: Pairs, and the side of their windows in voxels, that a first look at a setting is content with.
 _ROUGH_SECTIONS = 3

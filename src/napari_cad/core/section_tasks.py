@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from napari_cad.core.adaptation import Statistics
+    from napari_cad.core.agreement import Judgement
     from napari_cad.core.augmented import AugmentedPredictor
     from napari_cad.core.checkpoint import Checkpoint
     from napari_cad.core.config import AgglomerationConfig, SegmentationConfig
@@ -225,15 +226,14 @@ class Predictor:
             store.write_affinities(section.z, section.affinities)
             yield section.z
 
-    def agreement(self, volume: EMVolume) -> float | None:
-        """Agreement with the reversed stack; None where there is nothing to judge by."""
-        from napari_cad.core.agreement import reversal_agreement, sample_crops
+    def judge_fit(self, volume: EMVolume) -> Judgement | None:
+        """Judge by the reversed stack; None where there is nothing to judge by."""
+        from napari_cad.core.agreement import judge_fit
 
         try:
-            crops = sample_crops(volume)
+            return judge_fit(self.predictor, self.preprocessing, volume, self.config.fragments)
         except VolumeError:  # empty sections wherever it looked
             return None
-        return reversal_agreement(self.predictor, self.preprocessing, crops, self.config.fragments)
 
 
 def predict_sections(
@@ -250,10 +250,10 @@ def predict_sections(
             pass
 
 
-def stack_agreement(source: VolumeSource, student: Student) -> float | None:
-    """Agreement of a student with itself on the reversed stack; see `Predictor.agreement`."""
+def judge_fit_there(source: VolumeSource, student: Student) -> Judgement | None:
+    """Judge a student by the reversed stack; see `Predictor.judge_fit`."""
     with _predictor(student) as predictor:
-        return predictor.agreement(_open(source))
+        return predictor.judge_fit(_open(source))
 
 
 #: The predictor that this process used last: the next task most likely wants the same one.

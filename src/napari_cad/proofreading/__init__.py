@@ -14,8 +14,8 @@ Read in this order::
     source, from_labels  what is corrected: a store, or any labels
     graph, growing       the region graph, to which fragments and edges can be added
 
-    operations   merge, detach, lock: what they come down to, what they refuse
-    cutting, cut         cuts between seeds: from clicks to a minimum cut
+    operations   merge, detach, lock: plans of what they come down to, and of what speaks against it
+    cutting, cut         cuts between seeds: from clicks to a minimum cut and its plan
     painting, fragment_split, patch, overlay, voxels    where fragments themselves are wrong
     candidates, queue, questions, suspects   where to look next, and the answers
     statistics   how much is done

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, maxi
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from napari_cad.proofreading.patch import Division
+    from napari_cad.proofreading.operations import Plan
 
     Indices = npt.NDArray[np.integer]
 
@@ -26,8 +26,8 @@ class CutPreview:
 
     Attributes
     ----------
-    segment : int
-        Id of the segment that is cut.
+    plan : Plan
+        The edit that makes it; with a division where seeds of both colours lie in one fragment.
     red, blue : ndarray, shape (n,), int64
         Fragments of each side, parts of divided fragments included. These have the ids that they
         will have once the cut is applied.
@@ -41,20 +41,12 @@ class CutPreview:
         Place of each cut edge, (z, y, x) in voxels.
     links : tuple of (int, int)
         Merges by hand that would be undone. Not empty = applying it is a conflict.
-    division : Division or None
-        How the fragments are divided in which seeds of both colours lie.
     n_red_parts, n_blue_parts : int
         Segments that each side falls into: more than one if seeds of a colour lie apart with the
         other colour between them.
-    seeds : dict
-        For the log: "red" and "blue", lists of fragments or voxels as the person placed them.
-    keep : int or None
-        A fragment of the side that is to keep the segment's id; None = the larger side keeps it.
-    revision : int
-        State of the session that it was made for.
     """
 
-    segment: int
+    plan: Plan
     red: npt.NDArray[np.int64]
     blue: npt.NDArray[np.int64]
     edges: npt.NDArray[np.int64]
@@ -62,12 +54,8 @@ class CutPreview:
     affinity: float
     position: npt.NDArray[np.float32]
     links: tuple[tuple[int, int], ...]
-    division: Division | None
     n_red_parts: int
     n_blue_parts: int
-    seeds: dict[str, list[object]]
-    keep: int | None
-    revision: int
 
 
 def minimum_cut(

@@ -1,8 +1,7 @@
-"""Cutting a segment between seeds: from a click to a preview, from a preview to changes."""
+"""Cutting a segment between seeds: from clicks to a preview, which has the plan of the edit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from napari_cad.core.merge_tree import is_below
 from napari_cad.proofreading.cut import CutPreview, minimum_cut
 from napari_cad.proofreading.edits import ApplyPatch, Change, CutEdges, LinkFragments
-from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePreviewError
+from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.operations import (
     Plan,
     conflict_with_links,
@@ -39,19 +38,6 @@ RED, BLUE = 1, 2
 _SURELY = 0.3
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatedPlan(Plan):
-    """An edit that takes long to work out, and is good for one state of the session only.
-
-    Attributes
-    ----------
-    revision : int
-        State of the session that it was made for.
-    """
-
-    revision: int
-
-
 def preview_cut(
     session: ProofreadingSession,
     red: Sequence[Seed],
@@ -60,6 +46,7 @@ def preview_cut(
     keep: Literal["red", "blue"] | None,
 ) -> CutPreview:
     """Work out a cut; see `ProofreadingSession.preview_cut`."""
+    revision = session.revision
     if not red or not blue:
         raise ProofreadingError(f"a cut needs seeds on both sides, got {len(red)} and {len(blue)}")
     seeds = [(seed, RED) for seed in red] + [(seed, BLUE) for seed in blue]
@@ -77,90 +64,90 @@ def preview_cut(
         parts = list(zip(division.patch.fragments, colours, strict=True))
         red_nodes = [f for f in red_nodes if f not in gone] + [f for f, c in parts if c == RED]
         blue_nodes = [f for f in blue_nodes if f not in gone] + [f for f, c in parts if c == BLUE]
-    plain = {"red": [_plain(seed) for seed in red], "blue": [_plain(seed) for seed in blue]}
-    keeper = {"red": red_nodes[0], "blue": blue_nodes[0], None: None}[keep]
-    return _preview(session, network, np.array(red_nodes), np.array(blue_nodes), plain, keeper)
+    return _preview(
+        session,
+        revision,
+        network,
+        np.array(red_nodes),
+        np.array(blue_nodes),
+        keep={"red": red_nodes[0], "blue": blue_nodes[0], None: None}[keep],
+        seeds={"red": [_plain(seed) for seed in red], "blue": [_plain(seed) for seed in blue]},
+    )
 
 
 def preview_between(
     session: ProofreadingSession, red: npt.NDArray[np.int64], blue: npt.NDArray[np.int64]
 ) -> CutPreview:
     """Work out the cut between two parts of a segment that are given as fragments."""
+    revision = session.revision
     segment = session.segment_of(int(red[0]))
     refuse_locked(session, (segment,), "cut")
     # thousands of fragments are no seeds that anybody placed, and need not be in the log
-    return _preview(session, _Network(session, segment, None), red, blue, {}, None)
+    return _preview(session, revision, _Network(session, segment, None), red, blue)
 
 
 def _preview(
     session: ProofreadingSession,
+    revision: int,
     network: _Network,
     red: npt.NDArray[np.int64],
     blue: npt.NDArray[np.int64],
-    seeds: dict[str, list[object]],
-    keep: int | None,
+    *,
+    keep: int | None = None,
+    seeds: dict[str, list[object]] | None = None,
 ) -> CutPreview:
     is_red, broken = network.cut(red, blue)
     crossing = is_red[network.u] != is_red[network.v]
+    edges = network.edges[crossing]
     area = network.area[crossing].astype(np.int64)
+    n_contacts, affinity = int(area.sum()), _mean(network.mean[crossing], area)
+    n_parts = {"red": network.count_parts(is_red), "blue": network.count_parts(~is_red)}
+    details: dict[str, Any] = {"contacts": n_contacts}
+    if seeds is not None:
+        details["seeds"] = seeds
+    if n_contacts:
+        details["affinity"] = round(affinity, 4)
+    segment, division = network.segment, network.division
+    plan = Plan(
+        "cut",
+        _changes(session, division, broken, edges),
+        revision,
+        keep=keep,
+        segments=(segment,),
+        division=division,
+        details=details,
+        warnings=tuple(
+            f"the {colour} side falls into {n} segments: its seeds are not connected on that side"
+            for colour, n in n_parts.items()
+            if n > 1
+        ),
+        conflicts=(conflict_with_links(session, segment, broken),) if broken else (),
+    )
     return CutPreview(
-        segment=network.segment,
+        plan=plan,
         red=network.nodes[is_red],
         blue=network.nodes[~is_red],
-        edges=network.edges[crossing],
-        n_contacts=int(area.sum()),
-        affinity=_mean(network.mean[crossing], area),
+        edges=edges,
+        n_contacts=n_contacts,
+        affinity=affinity,
         position=network.position[crossing],
         links=broken,
-        division=network.division,
-        n_red_parts=network.count_parts(is_red),
-        n_blue_parts=network.count_parts(~is_red),
-        seeds=seeds,
-        keep=keep,
-        revision=session.revision,
+        n_red_parts=n_parts["red"],
+        n_blue_parts=n_parts["blue"],
     )
 
 
-def plan_cut(session: ProofreadingSession, preview: CutPreview, *, force: bool) -> Plan:
-    """Work out the changes that make a previewed cut.
-
-    Raises
-    ------
-    StalePreviewError
-        If there was an edit since the preview.
-    ConflictError
-        If it takes apart what was merged by hand, and is not forced to.
-    """
-    if preview.revision != session.revision:
-        raise StalePreviewError("there was an edit since this cut was previewed: preview it again")
-    if preview.links and not force:
-        raise ConflictError((conflict_with_links(session, preview.segment, preview.links),))
-    changes: list[Change] = []
-    cut = preview.edges.tolist()
-    if preview.division is not None:
-        changes += patch_changes(session, preview.division)
-    if preview.links:
-        changes.append(LinkFragments(preview.links).inverse())
-    changes.append(CutEdges(tuple(cut)))
-    details: dict[str, Any] = {"contacts": preview.n_contacts}
-    if preview.seeds:
-        details["seeds"] = preview.seeds
-    if preview.n_contacts:
-        details["affinity"] = round(preview.affinity, 4)
-    warnings = tuple(
-        f"the {colour} side falls into {n} segments: its seeds are not connected on that side"
-        for colour, n in (("red", preview.n_red_parts), ("blue", preview.n_blue_parts))
-        if n > 1
-    )
-    return Plan(
-        "cut",
-        tuple(changes),
-        preview.keep,
-        (preview.segment,),
-        preview.division,
-        details,
-        warnings,
-    )
+def _changes(
+    session: ProofreadingSession,
+    division: Division | None,
+    broken: tuple[tuple[int, int], ...],
+    edges: npt.NDArray[np.int64],
+) -> tuple[Change, ...]:
+    """List what a cut comes down to: a division, links that are dissolved, and edges."""
+    changes = [] if division is None else patch_changes(session, division)
+    if broken:
+        changes.append(LinkFragments(broken).inverse())
+    return (*changes, CutEdges(tuple(edges.tolist())))
 
 
 def patch_changes(

@@ -55,8 +55,8 @@ class ConflictError(ProofreadingError):
         self.forceable = all(conflict.kind != "locked" for conflict in conflicts)
 
 
-class StalePreviewError(ProofreadingError):
-    """A preview was made before the latest edit and no longer fits: make it again."""
+class StalePlanError(ProofreadingError):
+    """An edit was planned before the latest one and no longer fits: plan it again."""
 
 
 class SessionError(NapariCadError, OSError):

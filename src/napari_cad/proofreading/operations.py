@@ -1,13 +1,13 @@
 """What a person asks for, worked out into changes. Nothing here changes anything.
 
-Every function looks at a session and gives a `Plan`, or raises `ConflictError` where the request
-goes against an earlier decision. Cutting by seeds and painting have modules of their own
-(`napari_cad.proofreading.cutting`, `napari_cad.proofreading.painting`).
+Every function looks at a session and gives a `Plan`, or raises `ConflictError` where a segment is
+locked. Cutting by seeds and painting have modules of their own (`napari_cad.proofreading.cutting`,
+`napari_cad.proofreading.painting`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """An edit to be made.
+    """An edit to be made, in the state of the session that it was planned for and in no other.
 
     Attributes
     ----------
@@ -37,6 +37,9 @@ class Plan:
         As in `Edit`.
     changes : tuple of Change
         In the order of applying.
+    revision : int
+        State of the session that it was planned for; where that is looked at for long, as it was
+        at first.
     keep : int or None
         A fragment of the segment, or side, that keeps the id; None = the largest does.
     segments : tuple of int
@@ -47,15 +50,20 @@ class Plan:
         For the log; JSON-able.
     warnings : tuple of str
         For the person; nothing that needs a decision.
+    conflicts : tuple of Conflict
+        Earlier decisions that it goes against: it is made only if the person says so.
     """
 
     kind: str
     changes: tuple[Change, ...]
+    revision: int
+    _: KW_ONLY
     keep: int | None = None
     segments: tuple[int, ...] = ()
     division: Division | None = None
     details: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
 
 
 def plan_merge(
@@ -64,7 +72,6 @@ def plan_merge(
     *,
     keep: int | None,
     pairs: Sequence[Pair] = (),
-    force: bool,
 ) -> Plan:
     """Link segments with each other.
 
@@ -79,8 +86,11 @@ def plan_merge(
     pairs : sequence of (int, int)
         Fragments to link; by default the strongest contact between the segments, and the nearest
         fragments of those that do not touch.
-    force : bool
-        Also where a cut by hand lies between them; it is taken back.
+
+    Returns
+    -------
+    Plan
+        With a conflict where a cut by hand lies between them, which it takes back.
     """
     segments = tuple(dict.fromkeys(map(int, segments)))
     if len(segments) < 2:
@@ -91,23 +101,27 @@ def plan_merge(
     lut, graph = session.lut, session.graph
     edges = edges[lut[graph.u[edges]] != lut[graph.v[edges]]]
     cut = edges[session.decisions.cut[edges]]
-    if len(cut) and not force:
-        raise ConflictError((_conflict_with_cut(session, cut),))
     warnings: tuple[str, ...] = ()
     if not pairs:
         found, warnings = _linking_pairs(session, members, edges)
         pairs = found
     changes: list[Change] = [LinkFragments(new_links(session, pairs))]
+    conflicts: tuple[Conflict, ...] = ()
     if len(cut):
         changes.append(CutEdges(tuple(cut.tolist())).inverse())
-    keeper = None if keep is None else int(members[keep][0])
-    details = {"links": [list(pair) for pair in pairs]}
-    return Plan("merge", tuple(changes), keeper, details=details, warnings=warnings)
+        conflicts = (_conflict_with_cut(session, cut),)
+    return Plan(
+        "merge",
+        tuple(changes),
+        session.revision,
+        keep=None if keep is None else int(members[keep][0]),
+        details={"links": [list(pair) for pair in pairs]},
+        warnings=warnings,
+        conflicts=conflicts,
+    )
 
 
-def plan_detach(
-    session: ProofreadingSession, fragment: int, *, everywhere: bool, force: bool
-) -> Plan:
+def plan_detach(session: ProofreadingSession, fragment: int, *, everywhere: bool) -> Plan:
     """Cut all edges between a fragment and the rest of its segment, or `everywhere` it has any."""
     fragment = int(fragment)
     segment = session.segment_of(fragment)
@@ -119,8 +133,6 @@ def plan_detach(
         edges = edges[same]
     edges = edges[~session.decisions.cut[edges]]
     links = [pair for pair in session.decisions.links if fragment in pair]
-    if links and not force:
-        raise ConflictError((conflict_with_links(session, segment, links),))
     if not len(edges) and not links:
         raise ProofreadingError(
             f"fragment {fragment} is alone: nothing holds it to any other fragment"
@@ -128,17 +140,26 @@ def plan_detach(
             else f"fragment {fragment} is a segment of its own already"
         )
     changes: list[Change] = [CutEdges(tuple(edges.tolist()))]
+    conflicts: tuple[Conflict, ...] = ()
     if links:
         changes.append(LinkFragments(tuple(links)).inverse())
-    kind = "isolate" if everywhere else "detach"
-    return Plan(kind, tuple(changes), segments=(segment,), details={"fragment": fragment})
+        conflicts = (conflict_with_links(session, segment, links),)
+    return Plan(
+        "isolate" if everywhere else "detach",
+        tuple(changes),
+        session.revision,
+        segments=(segment,),
+        details={"fragment": fragment},
+        conflicts=conflicts,
+    )
 
 
 def plan_separate(session: ProofreadingSession, a: int, b: int) -> Plan:
     """Cut all contacts between two segments, so that no threshold joins them directly."""
     edges = session.graph.edges_between(session.fragments_of(a), session.fragments_of(b))
     edges = edges[~session.decisions.cut[edges]]
-    return Plan("separate", (CutEdges(tuple(edges.tolist())),), segments=(a, b))
+    changes = (CutEdges(tuple(edges.tolist())),)
+    return Plan("separate", changes, session.revision, segments=(a, b))
 
 
 def plan_lock(session: ProofreadingSession, segments: Iterable[int], *, lock: bool) -> Plan:
@@ -155,7 +176,8 @@ def plan_lock(session: ProofreadingSession, segments: Iterable[int], *, lock: bo
     if not changes:
         state = "locked" if lock else "not locked"
         raise ProofreadingError(f"nothing to do: {list(segments)} are {state} already")
-    return Plan("lock" if lock else "unlock", tuple(changes), segments=segments)
+    kind = "lock" if lock else "unlock"
+    return Plan(kind, tuple(changes), session.revision, segments=segments)
 
 
 def refuse_locked(session: ProofreadingSession, segments: Iterable[int], what: str) -> None:

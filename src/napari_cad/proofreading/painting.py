@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_cad.proofreading.cutting import DatedPlan, patch_changes
+from napari_cad.proofreading.cutting import patch_changes
 from napari_cad.proofreading.edits import Change, CutEdges, LinkFragments
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.fragment_split import split_by_mask
-from napari_cad.proofreading.operations import new_links, refuse_locked
+from napari_cad.proofreading.operations import Plan, new_links, refuse_locked
 from napari_cad.proofreading.patch import divide
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def plan_relabel(
     segment: int | None,
     *,
     erase: bool,
-) -> DatedPlan:
+) -> Plan:
     """Work out a painted correction; see `ProofreadingSession.relabel`."""
     revision = session.revision
     ids = session.voxels.read(corner, mask.shape)
@@ -50,16 +50,21 @@ def plan_relabel(
     wide[inside] = mask
     parts, is_painted = split_by_mask(before, wide, erase=erase)
     number = session.next_patch
-    division = divide(session.graph, number, wide_corner, before, parts, affinities)
+    division = divide(session.graph, number, wide_corner, before, parts, affinities, is_painted)
     painted = np.array(division.patch.fragments, np.int64)[is_painted]
     changes = patch_changes(session, division, frozenset(painted.tolist()))
     if not erase:
         changes += _make_one(session, division, painted, segment)
     voxels = int(mask.sum())
     details = {"voxels": voxels, "to": "background" if erase else (segment or "a new segment")}
-    keep = None if segment is None else int(session.fragments_of(segment)[0])
-    return DatedPlan(
-        "relabel", tuple(changes), keep, tuple(segments), division, details, revision=revision
+    return Plan(
+        "relabel",
+        tuple(changes),
+        revision,
+        keep=None if segment is None else int(session.fragments_of(segment)[0]),
+        segments=tuple(segments),
+        division=division,
+        details=details,
     )
 
 

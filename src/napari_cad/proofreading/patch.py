@@ -6,7 +6,8 @@ with the patches in force laid over them (`napari_cad.proofreading.overlay`).
 
 A new fragment has exactly one *parent*, the fragment that its voxels belonged to. So its edges
 take over what the parent's edge said: the join score, and whether the person had cut it. Edges
-between parts of one fragment have join score 0: nothing but a cut holds them apart.
+between parts of one fragment have join score 0: nothing but a cut holds them apart. An edge without
+any contact (between parts of a label that do not touch) goes to the largest part.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from napari_cad.core.region_graph import EdgeTable, section_edges
 from napari_cad.proofreading.log import write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -165,6 +167,7 @@ def divide(
     before: npt.NDArray[np.uint32],
     parts: npt.NDArray[np.int32],
     affinities: npt.NDArray[np.uint8] | None,
+    is_painted: Sequence[bool] = (),
 ) -> Division:
     """Work out the patch that gives each part of some fragments an id of its own.
 
@@ -185,6 +188,8 @@ def divide(
         one fragment only.
     affinities : ndarray, shape (3, Z, Y, X), uint8, or None
         As stored. Without them new edges take over the parent's mean affinity.
+    is_painted : sequence of bool
+        Of part 1, 2, …: whether it shall be held by nothing but its contacts; by default none.
 
     Returns
     -------
@@ -201,7 +206,13 @@ def divide(
     removed = np.unique(before[changed])
     removed = removed[removed > 0]
 
+    sizes = np.bincount(parts[parts > 0], minlength=n_parts + 1)[1:]
     table = _edges_of_new(new, affinities, corner, first)
+    bare = graph.edges_around(removed)
+    bare = bare[graph.area[bare] == 0]
+    if len(bare):
+        heir = _heirs(removed, parents[1:], sizes, first, is_painted)
+        table = _with_bare_edges(table, graph, bare, heir, np.add(corner, parts.shape) / 2)
     parent_edges = _parent_edges(graph, table, parents[1:], first, removed)
     mean, join = _taken_over(graph, table, parents[1:], first, parent_edges)
     if affinities is not None:
@@ -217,7 +228,7 @@ def divide(
         removed=tuple(removed.tolist()),
         first_fragment=first,
         parents=tuple(parents[1:].tolist()),
-        sizes=tuple(np.bincount(parts[parts > 0], minlength=n_parts + 1)[1:].tolist()),
+        sizes=tuple(sizes.tolist()),
         boxes=tuple(boxes),
         first_edge=graph.n_edges,
         u=tuple(table.u.tolist()),
@@ -261,6 +272,46 @@ def _edges_of_new(
         np.add.at(united[:, column], inverse, rows[:, column] * area)
         united[:, column] /= np.maximum(united[:, 4], 1)
     return EdgeTable.from_array(united)
+
+
+def _heirs(
+    removed: npt.NDArray[np.uint32],
+    parents: npt.NDArray[np.uint32],
+    sizes: npt.NDArray[np.int64],
+    first: int,
+    is_painted: Sequence[bool],
+) -> dict[int, int]:
+    """Find the part of each fragment that takes over edges without contact; 0 = there is none."""
+    heir = dict.fromkeys(removed.tolist(), 0)
+    for part in np.argsort(sizes, kind="stable").tolist():  # so that the largest is written last
+        if parents[part] and not (len(is_painted) and is_painted[part]):
+            heir[int(parents[part])] = first + part
+    return heir
+
+
+def _with_bare_edges(
+    table: EdgeTable,
+    graph: EditableGraph,
+    bare: npt.NDArray[np.int64],
+    heir: dict[int, int],
+    middle: npt.NDArray[np.float64],
+) -> EdgeTable:
+    """Add edges without any contact, between the heirs; at the `middle` where no place is known."""
+    ends = np.array(
+        [[heir.get(f, f) for f in column[bare].tolist()] for column in (graph.u, graph.v)]
+    )
+    kept = ends.all(axis=0)
+    u, v = np.sort(ends[:, kept], axis=0).astype(np.uint32)
+    mean, area, place = (column[bare[kept]] for column in (graph.mean, graph.area, graph.position))
+    place = np.where(np.isfinite(place), place, middle.astype(np.float32))
+    return EdgeTable(
+        np.concatenate([table.u, u]),
+        np.concatenate([table.v, v]),
+        np.concatenate([table.mean, mean]),
+        np.concatenate([table.max, mean]),
+        np.concatenate([table.area, area]),
+        np.concatenate([table.position, place]),
+    )
 
 
 def _parent_edges(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_cad.proofreading.cutting import plan_cut, preview_between
+from napari_cad.proofreading.cutting import preview_between
 from napari_cad.proofreading.edits import GiveAnswer, LinkFragments
 from napari_cad.proofreading.operations import Plan, new_links, plan_merge, plan_separate
 from napari_cad.proofreading.partition import components
@@ -68,10 +69,11 @@ def accept(session: ProofreadingSession, edge: int, *, force: bool = False) -> O
     u, v = _ends(session, edge)
     a, b = session.segment_of(u), session.segment_of(v)
     if a != b:
-        plan = plan_merge(session, (a, b), keep=None, pairs=[(u, v)], force=force)
+        plan = plan_merge(session, (a, b), keep=None, pairs=[(u, v)])
     else:
-        plan = Plan("accept", (LinkFragments(new_links(session, [(u, v)])),), segments=(a,))
-    return session.commit(_answering(session, plan, edge, "accept"))
+        changes = (LinkFragments(new_links(session, [(u, v)])),)
+        plan = Plan("accept", changes, session.revision, segments=(a,))
+    return session.commit(_answering(session, plan, edge, "accept"), force=force)
 
 
 def reject(session: ProofreadingSession, edge: int, *, force: bool = False) -> Outcome:
@@ -87,11 +89,8 @@ def reject(session: ProofreadingSession, edge: int, *, force: bool = False) -> O
     """
     u, v = _ends(session, edge)
     a, b = session.segment_of(u), session.segment_of(v)
-    if a != b:
-        plan = plan_separate(session, a, b)
-    else:
-        plan = plan_cut(session, preview_reject(session, edge), force=force)
-    return session.commit(_answering(session, plan, edge, "reject"))
+    plan = plan_separate(session, a, b) if a != b else preview_reject(session, edge).plan
+    return session.commit(_answering(session, plan, edge, "reject"), force=force)
 
 
 def reject_by(
@@ -101,16 +100,16 @@ def reject_by(
 
     Raises
     ------
-    StalePreviewError, ConflictError
+    StalePlanError, ConflictError
         As for `ProofreadingSession.apply_cut`.
     """
-    plan = plan_cut(session, preview, force=force)
-    return session.commit(_answering(session, plan, edge, "reject"))
+    return session.commit(_answering(session, preview.plan, edge, "reject"), force=force)
 
 
 def postpone(session: ProofreadingSession, edge: int) -> Outcome:
     """Answer later: the question comes last."""
-    return session.commit(_answering(session, Plan("later", ()), edge, "later"))
+    plan = Plan("later", (), session.revision)
+    return session.commit(_answering(session, plan, edge, "later"))
 
 
 def _answering(session: ProofreadingSession, plan: Plan, edge: int, answer: Answer) -> Plan:
@@ -119,14 +118,12 @@ def _answering(session: ProofreadingSession, plan: Plan, edge: int, answer: Answ
     segments = tuple(dict.fromkeys((session.segment_of(u), session.segment_of(v))))
     edge = int(edge)
     change = GiveAnswer(edge, session.decisions.answers.get(edge), answer)
-    return Plan(
+    return replace(
+        plan,
         kind=answer,
         changes=(*plan.changes, change),
-        keep=plan.keep,
         segments=plan.segments or segments,
-        division=plan.division,
         details={**plan.details, "edge": [u, v]},
-        warnings=plan.warnings,
     )
 
 

@@ -91,6 +91,8 @@ class UncertaintyQueue:
         edges between segments ("separate": suspected split errors).
     min_size : int
         Smallest side that is asked about, in voxels.
+    after : UncertaintyQueue, optional
+        An earlier queue of the session, whose visits count as visits of this one.
     """
 
     def __init__(
@@ -100,13 +102,14 @@ class UncertaintyQueue:
         band: float = BAND,
         kind: str = "all",
         min_size: int = 1,
+        after: UncertaintyQueue | None = None,
     ) -> None:
         self._session = session
         self._band = band
         self._kind = kind
         self._min_size = min_size
-        self._visited: list[int] = []
-        self._at = -1
+        self._visited: list[int] = [] if after is None else list(after._visited)
+        self._at: int = -1 if after is None else after._at
         self._threshold: float | None = None
         self._made_after = session.history.current
         self._candidates = Candidates.none()
@@ -199,7 +202,9 @@ class UncertaintyQueue:
         """How many questions are left, and of how many: those and the ones answered."""
         self._follow()
         left = len(self._distinct(self._candidates.edges[self._order()]))
-        answered = sum(answer != "later" for answer in self._session.decisions.answers.values())
+        answers = self._session.decisions.answers.items()
+        # a negative number is an end that was confirmed, see `suspects`
+        answered = sum(edge >= 0 and answer != "later" for edge, answer in answers)
         return left, left + answered
 
     # ---------------------------------------------------------------- ranking

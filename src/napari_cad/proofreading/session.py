@@ -17,9 +17,10 @@ from psygnal import Signal
 from napari_cad.proofreading import cutting, operations
 from napari_cad.proofreading.decisions import Note
 from napari_cad.proofreading.edits import AddNote, ApplyPatch, Edit, SetThreshold
-from napari_cad.proofreading.errors import ProofreadingError, StalePreviewError
+from napari_cad.proofreading.errors import ConflictError, ProofreadingError, StalePlanError
 from napari_cad.proofreading.events import Outcome, SegmentsChanged
 from napari_cad.proofreading.folder import MemoryFolder, SessionFolder
+from napari_cad.proofreading.operations import Plan
 from napari_cad.proofreading.state import SessionState, Staged
 from napari_cad.proofreading.view import SessionView, edge_score
 from napari_cad.proofreading.voxels import SessionVoxels
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_cad.proofreading.cut import CutPreview
-    from napari_cad.proofreading.operations import Plan
     from napari_cad.proofreading.source import ProofreadingSource
 
     Seed = int | tuple[int, int, int]
@@ -129,7 +129,7 @@ class ProofreadingSession(SessionView):
         ProofreadingError
             If one does not exist, or there are fewer than two.
         """
-        return self.commit(operations.plan_merge(self, segments, keep=keep, force=force))
+        return self.commit(operations.plan_merge(self, segments, keep=keep), force=force)
 
     def preview_cut(
         self,
@@ -166,18 +166,18 @@ class ProofreadingSession(SessionView):
         Parameters
         ----------
         preview : CutPreview
-            Made since the last edit.
+            Made since the latest edit.
         force : bool
             Also where it takes apart what was merged by hand.
 
         Raises
         ------
-        StalePreviewError
+        StalePlanError
             If there was an edit since.
         ConflictError
             If `preview.links` is not empty (forceable).
         """
-        return self.commit(cutting.plan_cut(self, preview, force=force))
+        return self.commit(preview.plan, force=force)
 
     def detach(self, fragment: int, *, force: bool = False) -> Outcome:
         """Cut a fragment off the rest of its segment.
@@ -189,8 +189,7 @@ class ProofreadingSession(SessionView):
         ProofreadingError
             If it is a segment of its own already.
         """
-        plan = operations.plan_detach(self, fragment, everywhere=False, force=force)
-        return self.commit(plan)
+        return self.commit(operations.plan_detach(self, fragment, everywhere=False), force=force)
 
     def isolate(self, fragment: int, *, force: bool = False) -> Outcome:
         """Cut a fragment off all its neighbours: it stays alone at any threshold.
@@ -200,7 +199,7 @@ class ProofreadingSession(SessionView):
         ConflictError, ProofreadingError
             As for `detach`.
         """
-        return self.commit(operations.plan_detach(self, fragment, everywhere=True, force=force))
+        return self.commit(operations.plan_detach(self, fragment, everywhere=True), force=force)
 
     def lock(self, segments: Iterable[int]) -> Outcome:
         """Lock segments, as verified: threshold, merges and cuts pass them by."""
@@ -221,7 +220,7 @@ class ProofreadingSession(SessionView):
         old = self.lut.copy()
         change = SetThreshold(self.threshold, edge_score(threshold))
         details = {"old": change.old, "new": change.new}
-        outcome = self.commit(operations.Plan("threshold", (change,), details=details))
+        outcome = self.commit(Plan("threshold", (change,), self.revision, details=details))
         conflicts = operations.reunited(self, old, self.lut)
         return Outcome(outcome.edit, (), outcome.warnings, conflicts)
 
@@ -237,7 +236,8 @@ class ProofreadingSession(SessionView):
 
         The fragments under the paint are divided along it. What is painted becomes fragments of
         its own, tied to each other and to `segment` and cut off everything else; what remains of a
-        fragment stays in its segment, in several fragments if the paint divides it.
+        fragment stays with what it touches of its segment, in several fragments if the paint
+        divides it.
 
         Parameters
         ----------
@@ -260,6 +260,7 @@ class ProofreadingSession(SessionView):
         # only here: a session that never divides a fragment need not load scikit-image
         from napari_cad.proofreading.painting import plan_relabel
 
+        segment = None if segment is None else int(segment)  # it stands in the log
         return self.commit(plan_relabel(self, corner, mask, segment, erase=erase))
 
     def add_note(
@@ -278,7 +279,7 @@ class ProofreadingSession(SessionView):
         segments = () if segment is None else (int(segment),)
         details = {"text": text}
         return self.commit(
-            operations.Plan("note", (AddNote(note),), segments=segments, details=details)
+            Plan("note", (AddNote(note),), self.revision, segments=segments, details=details)
         )
 
     def remove_note(self, number: int) -> Outcome:
@@ -292,10 +293,8 @@ class ProofreadingSession(SessionView):
         note = self.decisions.notes.get(number)
         if note is None:
             raise ProofreadingError(f"there is no note {number}")
-        plan = operations.Plan(
-            "remove note", (AddNote(note).inverse(),), details={"text": note.text}
-        )
-        return self.commit(plan)
+        changes = (AddNote(note).inverse(),)
+        return self.commit(Plan("remove note", changes, self.revision, details={"text": note.text}))
 
     # ---------------------------------------------------------------- history
 
@@ -346,24 +345,35 @@ class ProofreadingSession(SessionView):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def commit(self, plan: Plan) -> Outcome:
+    def commit(self, plan: Plan, *, force: bool = False) -> Outcome:
         """Make an edit that was planned: apply it, write it to the disk, show it.
 
         The methods above do this; it is public for whoever plans edits of a new kind.
 
+        Parameters
+        ----------
+        plan : Plan
+            Made since the latest edit.
+        force : bool
+            Give it precedence over the earlier decisions that it goes against.
+
         Raises
         ------
-        StalePreviewError
-            If it is dated, and there was an edit since.
+        StalePlanError
+            If there was an edit since.
+        ConflictError
+            If it goes against earlier decisions, and is not forced to.
         ReadOnlyError, SessionError
             If it cannot be written, in which case nothing has changed.
         """
         self._folder.check_writable()
-        if isinstance(plan, cutting.DatedPlan) and plan.revision != self.revision:
-            raise StalePreviewError(
+        if plan.revision != self.revision:
+            raise StalePlanError(
                 f"there was an edit since this {plan.kind} was worked out: nothing was changed, do "
                 "it once more"
             )
+        if plan.conflicts and not force:
+            raise ConflictError(plan.conflicts)
         division = plan.division
         staged = self._state.stage_new(
             plan.changes, plan.keep, None if division is None else division.patch

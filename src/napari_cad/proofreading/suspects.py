@@ -73,7 +73,9 @@ def confirm_end(session: ProofreadingSession, fragment: int) -> Outcome:
     # edges are counted from 0 and fragments from 1: a negative number is the fragment of an end
     change = GiveAnswer(-fragment, session.decisions.answers.get(-fragment), "accept")
     details = {"fragment": fragment}
-    return session.commit(Plan("accept", (change,), segments=(segment,), details=details))
+    return session.commit(
+        Plan("accept", (change,), session.revision, segments=(segment,), details=details)
+    )
 
 
 class EndQueue:

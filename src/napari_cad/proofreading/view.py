@@ -9,7 +9,7 @@ import numpy as np
 from napari_cad.proofreading.errors import ProofreadingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import numpy.typing as npt
 
@@ -113,6 +113,15 @@ class SessionView:
         if not len(members):
             raise ProofreadingError(f"there is no segment {segment}")
         return members
+
+    def living(self, segments: Collection[int]) -> list[int]:
+        """Give those of some segments that there are now, in their order."""
+        lut = self.lut
+        if len(segments) > 8:
+            there = np.zeros(len(lut) + 1, np.bool_)
+            there[lut] = True
+            return [s for s in segments if s < len(there) and there[s]]
+        return [segment for segment in segments if (lut == segment).any()]
 
     def segment_sizes(self) -> npt.NDArray[np.int64]:
         """Voxels of each segment by id, shape (n_fragments + 1,), int64."""

@@ -4,11 +4,13 @@ Read in this order::
 
     proofreading_start      from a labels layer to a `Proofreader`
     proofreading            selection, layers, keys, and how all of it follows edits
+    proofreading_requests   what is done once, refused while it is busy, forced if asked once more
     proofreading_actions    the table of actions: keys, titles, helps
     proofreading_do         what each action does
     proofreading_pointer    clicks and the status bar
     proofreading_picking    what lies under the pointer
     proofreading_split, proofreading_walk, proofreading_paint    what takes several clicks
+    proofreading_contacts, proofreading_notes    what is drawn over the segments
     proofreading_meshes     surfaces that follow edits
     proofreading_layers     the layers
     proofreading_labels     the arrays behind them, whose tables are changed in place
@@ -20,7 +22,6 @@ Read in this order::
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -28,28 +29,28 @@ import numpy as np
 from psygnal import Signal
 from qtpy.QtCore import QObject, QTimer
 
-from napari_cad.core.errors import NapariCadError
-from napari_cad.proofreading.errors import ConflictError
 from napari_cad.viewer.error_layers import go_to_world
 from napari_cad.viewer.in_3d import In3D
 from napari_cad.viewer.layers import shown_section
-from napari_cad.viewer.proofreading_actions import BY_NAME
+from napari_cad.viewer.proofreading_contacts import SessionContacts
 from napari_cad.viewer.proofreading_do import Actions
 from napari_cad.viewer.proofreading_keys import SessionKeys
 from napari_cad.viewer.proofreading_labels import SELECTED
 from napari_cad.viewer.proofreading_layers import SessionLayers
 from napari_cad.viewer.proofreading_meshes import SessionMeshes
+from napari_cad.viewer.proofreading_notes import SessionNotes
 from napari_cad.viewer.proofreading_paint import Scribbles
 from napari_cad.viewer.proofreading_patience import Patience
 from napari_cad.viewer.proofreading_picking import Picked, Picker
 from napari_cad.viewer.proofreading_pointer import Pointer
+from napari_cad.viewer.proofreading_requests import Requests
 from napari_cad.viewer.proofreading_split import SplitMode
 from napari_cad.viewer.proofreading_walk import QuestionWalk
 from napari_cad.viewer.state import state_of
 from napari_cad.viewer.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
     from napari.components import ViewerModel
@@ -59,9 +60,6 @@ if TYPE_CHECKING:
     from napari_cad.proofreading.events import Outcome, SegmentsChanged
     from napari_cad.proofreading.session import ProofreadingSession
     from napari_cad.viewer.placement import Placement
-
-    #: Places of contacts, their affinities and areas.
-    Contacts = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.uint32]]
 
 #: Milliseconds after which what is not urgent follows an edit: contacts, counts, the dock.
 _LATER = 30
@@ -100,7 +98,7 @@ class Proofreader(QObject):
     selection : list of int
         Selected segments, in the order of the clicks.
     picked : Picked or None
-        What was clicked last.
+        What was clicked last of the selected segments.
     """
 
     said = Signal(str, str)
@@ -125,21 +123,19 @@ class Proofreader(QObject):
         self.guard = threading.RLock()  # napari asks for the status bar in another thread
         self.selection: list[int] = []
         self.picked: Picked | None = None
-        self.contacts_shown = False
-        self._stale_contacts = False
-        self._contacts: Contacts | None = None  # to be shown
         self._is_over = False
-        self._depth = 0
         self._dirty = False
-        self._again: tuple[object, ...] | None = None
         self.keys = SessionKeys(self.run)
         self.patience = Patience(parent)
+        self.requests = Requests(self)
         self.layers = SessionLayers(self.viewer, key, session, placement, name, self.bind)
         self.picker = Picker(session, self.layers.fragments, self.layers.segments)
         self.pointer = Pointer(self)
         self.split_mode = SplitMode(self)
         self.walk = QuestionWalk(self)
         self.scribbles = Scribbles(self)
+        self.contacts = SessionContacts(self)
+        self.notes = SessionNotes(self)
         self.meshes = SessionMeshes(self.viewer, parent, self)
         self.actions = Actions(self)
         self._in_3d = In3D(self.viewer, self)
@@ -156,6 +152,7 @@ class Proofreader(QObject):
         self.keys.bind(self.viewer)
         self.layers.show(self.pointer.describe)
         self.redraw()
+        self.notes.follow()
         self.pointer.begin()
         self._turns = Turns(self)
         # the first seed shall not have to wait for a layer
@@ -164,43 +161,14 @@ class Proofreader(QObject):
         self.viewer.layers.events.removed.connect(self._on_layer_removed)
         session.segments_changed.connect(self._on_segments)
         session.history_changed.connect(self._on_history)
-        self.patience.changed.connect(self._follow_soon)
+        self.patience.changed.connect(self.follow_soon)
         state_of(self.viewer).proofreader = self
 
-    # ------------------------------------------------------------------ what actions go through
+    # ------------------------------------------------------------------ what is done and said
 
-    def run(self, name: str, gesture: str = "") -> None:
-        """Do an action by its name, or by a gesture; what goes wrong is said in a line."""
-        if name != "cancel" and self.refuses():
-            return
-        # the same once more, with nothing done between: the person means it
-        self.actions.force = self._again == self._request(name)
-        with self.reporting(name, gesture):
-            getattr(self.actions, name)()
-
-    def refuses(self) -> bool:
-        """Whether nothing can be edited now, because something takes long; if so, it is said."""
-        if self.patience.busy:
-            self.say(f"{self.patience.what} … Escape gives it up.", "warning")
-        return self.patience.busy
-
-    @contextlib.contextmanager
-    def reporting(self, name: str, gesture: str = "") -> Iterator[None]:
-        """Say what goes wrong inside in a line; redraw once at the end."""
-        self._again = None
-        self._depth += 1
-        try:
-            with self.guard:
-                yield
-        except ConflictError as error:
-            how = self._how_to_force(error, name, gesture)
-            self.say(f"{error}. {how}".strip(), "warning")
-        except (NapariCadError, OSError) as error:
-            self.say(str(error), "error")
-        finally:
-            self._depth -= 1
-            if self._dirty and not self._depth:
-                self.redraw()
+    def run(self, name: str) -> None:
+        """Do an action by its name; what goes wrong is said in a line."""
+        self.requests.run(name)
 
     def say(self, text: str, level: str = "info") -> None:
         """Tell the person something, in one line."""
@@ -215,35 +183,20 @@ class Proofreader(QObject):
         else:
             self.say(text)
 
-    def _how_to_force(self, error: ConflictError, name: str, gesture: str) -> str:
-        if not error.forceable:
-            return ""
-        self._again = self._request(name)
-        key = self.keys.keys.get(name)
-        how = gesture or f"“{BY_NAME[name].title}”{f' ({key})' if key else ''}"
-        return f"{how} once more does it all the same."
-
-    def _request(self, name: str) -> tuple[object, ...]:
-        """All that says what an action is about: with anything else, it is another request."""
-        selection = tuple(self.selection)
-        return name, self.session.revision, selection, self.picked, self.walk.edge
-
     # ------------------------------------------------------------------ selection
 
     def select(self, segments: Iterable[int]) -> None:
         """Select these segments, in this order, and no others."""
         self.selection = list(dict.fromkeys(int(segment) for segment in segments if segment))
-        self._stale_contacts = self.contacts_shown
+        picked = self.picked
+        if picked is not None and self.session.lut[picked.fragment] not in self.selection:
+            self.picked = None  # so that nothing is detached that lies somewhere else
+        self.contacts.follow()
         self.redraw()
 
     def living(self, segments: Sequence[int]) -> list[int]:
         """Give those of some segments that there are now."""
-        lut = self.session.lut
-        if len(segments) > 8:
-            there = np.zeros(len(lut) + 1, np.bool_)
-            there[lut] = True
-            return [s for s in segments if s < len(there) and there[s]]
-        return [segment for segment in segments if (lut == segment).any()]
+        return self.session.living(segments)
 
     def section(self) -> int | None:
         """Which section is on screen; None in 3D, or beyond the volume."""
@@ -273,7 +226,7 @@ class Proofreader(QObject):
 
     def redraw(self) -> None:
         """Mark what is selected, cut or asked about."""
-        if self._depth:
+        if self.requests.open:
             self._dirty = True
             return
         self._dirty = False
@@ -291,58 +244,39 @@ class Proofreader(QObject):
                 marks[SELECTED] = np.concatenate(members)
             marks |= self.walk.marks()
         self.layers.mark(marks, preview)
-        self._later.start()
+        self.follow_soon()
 
-    def show_contacts(
-        self,
-        position: npt.NDArray[np.float32],
-        affinity: npt.NDArray[np.float32],
-        area: npt.NDArray[np.uint32],
-    ) -> None:
-        """Show places of contacts, in a moment: what is coloured is to be seen first."""
-        self._contacts = (position, affinity, area)
-        self._later.start()
+    def catch_up(self) -> None:
+        """Redraw what has changed while a request was being done."""
+        if self._dirty:
+            self.redraw()
 
-    def forget_contacts(self) -> None:
-        """Show no contacts, until they are worked out again."""
-        self.show_contacts(
-            np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
-        )
-        self._stale_contacts = self.contacts_shown
+    def follow_soon(self) -> None:
+        """Let follow, in a moment, what is not urgent: contacts and the dock."""
+        self._later.start()
 
     def recount(self) -> None:
         """Count what is left to be asked, in a moment."""
         self._counting.start()
 
-    def want_contacts(self, shown: bool) -> None:
-        """Show the contacts of what is selected from now on, or no more."""
-        self.contacts_shown = shown
-        self.forget_contacts()
-
     def try_threshold(self, threshold: float) -> None:
         """Show the segments of another threshold for a while."""
-        with self.reporting("undo"):
+        with self.requests.reporting("undo"):
             self.layers.segments.show(self.session.preview_threshold(threshold))
             self.layers.refresh_segments()
 
     def set_threshold(self, threshold: float) -> None:
         """Move the threshold, which is an edit; what is cut and comes together is reported."""
-        if threshold == self.session.threshold or self.refuses():
-            self.layers.segments.rebuild()  # another one may have been tried
+        if threshold != self.session.threshold and not self.requests.refuse_while_busy():
+            with self.requests.reporting("undo"):
+                self.report(self.session.set_threshold(threshold))
+        if self.layers.segments.is_tried:  # refused, or as it was, or no segment has changed
+            self.layers.segments.rebuild()
             self.layers.refresh_segments()
-            return
-        with self.reporting("undo"):
-            self.report(self.session.set_threshold(threshold))
 
     def show_in_3d(self) -> None:
         """Turn to 3D for the surfaces, without the volumes around them."""
         self._in_3d.enter()
-
-    def show_notes(self) -> None:
-        """Show the notes where they were made."""
-        notes = self.session.decisions.notes.values()
-        placed = [(note.position, note.text) for note in notes if note.position is not None]
-        self.layers.show_notes([place for place, _ in placed], [text for _, text in placed])
 
     def go_to(self, position: Sequence[float]) -> None:
         """Show a place, (z, y, x) in voxels of the segmentation."""
@@ -350,70 +284,32 @@ class Proofreader(QObject):
         if layer is not None:
             go_to_world(self.viewer, layer.data_to_world(position), self.layers.placement)
 
-    def go_to_note(self, number: int) -> None:
-        """Go to the place of a note, and select the segment that it is about."""
-        note = self.session.decisions.notes[number]
-        place = note.position
-        if note.fragment is not None and self.session.graph.alive[note.fragment]:
-            self.select([self.session.segment_of(note.fragment)])
-            if place is None:
-                centres = self.session.voxels.centres(np.array([note.fragment]))
-                place = None if centres is None else tuple(centres[0].tolist())
-        if place is not None:
-            self.go_to(place)
-        self.say(note.text)
-
     def _on_segments(self, event: SegmentsChanged) -> None:
-        shown = self.layers.segments
-        touched = set(event.segments)
-        rebuild = False
-        if shown.isolated is not None and touched & shown.isolated:
-            shown.isolated |= set(self.living(list(touched)))
-            rebuild = True
-        if touched & shown.hidden:
-            shown.hidden &= set(self.living(list(shown.hidden)))
-        if rebuild:
-            shown.rebuild()
-        self.layers.update(event.fragments, event.boxes)
-        self.walk.follow()
-        if self.split_mode.active:
-            self.split_mode.follow()
-        self._stale_contacts = self.contacts_shown
+        self.layers.follow(event)
+        self.contacts.follow()
         self.meshes.follow(event)
-        self.redraw()
 
     def _on_history(self) -> None:
+        """Follow an edit, once the segments have followed it."""
         self._counting.start()
-        self.split_mode.renew()
-        self.redraw()  # what is verified is marked
+        self.walk.follow()
+        self.split_mode.follow()
+        self.notes.follow()
+        self.redraw()
 
     def _count(self) -> None:
         if self.patience.busy:
             self._counting.start()
             return
         self.walk.count()
-        self._follow_soon()
-
-    def _follow_soon(self) -> None:
-        self._later.start()
+        self.follow_soon()
 
     def _follow_later(self) -> None:
         if self._is_over:
             return
-        if self._stale_contacts and not self.split_mode.active:
-            self._stale_contacts = False
-            self._contacts = self._contacts_of_selection()
-        if self._contacts is not None:
-            self.layers.show_contacts(*self._contacts)
-            self._contacts = None
+        self.contacts.draw()
         state_of(self.viewer).report("proofread", self.line(), run=self.run_path)
         self.changed.emit()
-
-    def _contacts_of_selection(self) -> Contacts:
-        graph = self.session.graph
-        edges = [self.session.contacts_of(segment) for segment in self.living(self.selection)]
-        chosen = np.unique(np.concatenate(edges)) if edges else np.zeros(0, np.int64)
-        return graph.position[chosen], graph.mean[chosen], graph.area[chosen]
 
     def _on_layer_removed(self, event: object) -> None:
         layer = getattr(event, "value", None)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtWidgets import QInputDialog
 
 from napari_cad.proofreading.errors import ProofreadingError
 from napari_cad.proofreading.questions import reject_by
-from napari_cad.proofreading.suspects import End
-from napari_cad.viewer.embedding_layers import camera_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +74,7 @@ class Actions:
         if owner.split_mode.active:
             self.cancel()
             return
-        if owner.scribbles.active:
-            raise ProofreadingError("apply or cancel what is painted first")
+        self._leave_place()
         owner.split_mode.start(self._selected()[0])
         owner.redraw()
 
@@ -98,7 +94,8 @@ class Actions:
             raise ProofreadingError("there is nothing to apply: begin a cut first")
         preview = mode.preview
         if preview is None:
-            raise ProofreadingError("a cut needs a red and a blue seed")
+            mode.work_out()  # given up before, or it has failed
+            return
         session, edge = owner.session, owner.walk.edge
         answers = edge is not None and owner.walk.answered_by(preview)
         mode.active = False  # so that nothing follows the edit that ends it
@@ -159,7 +156,7 @@ class Actions:
 
     def contacts(self) -> None:
         """Show the contacts of the selected segment, or no more."""
-        self._owner.want_contacts(not self._owner.contacts_shown)
+        self._owner.contacts.want(not self._owner.contacts.wanted)
 
     def meshes(self) -> None:
         """Show the selected segments as surfaces in 3D, or go back to the sections."""
@@ -178,12 +175,12 @@ class Actions:
 
     def next_question(self) -> None:
         """Go to the next uncertain place."""
-        self._leave_cut()
+        self._leave_place()
         self._owner.walk.step(forward=True)
 
     def previous_question(self) -> None:
         """Go to the uncertain place before."""
-        self._leave_cut()
+        self._leave_place()
         self._owner.walk.step(forward=False)
 
     def accept(self) -> None:
@@ -222,16 +219,7 @@ class Actions:
 
     def note(self) -> None:
         """Write a note on the selected segment, or on the place in the middle."""
-        owner = self._owner
-        segment = owner.selection[0] if owner.selection else None
-        position = self._place_of_note(segment)
-        if segment is None and position is None:
-            raise ProofreadingError("click the place that the note is about first")
-        text = self.ask(f"Note on segment {segment}" if segment else "Note on this place")
-        if text and text.strip():
-            outcome = owner.session.add_note(text.strip(), position=position, segment=segment)
-            owner.show_notes()
-            owner.report(outcome)
+        self._owner.notes.write(self.ask)
 
     def scribble(self) -> None:
         """Begin to paint, or keep what was painted."""
@@ -239,7 +227,7 @@ class Actions:
         if owner.scribbles.active:
             owner.scribbles.apply()
             return
-        self._leave_cut()
+        self._leave_place()
         owner.scribbles.start()
 
     # ------------------------------------------------------------------ shared
@@ -256,45 +244,30 @@ class Actions:
             raise ProofreadingError("click the fragment first")
         return picked.fragment
 
-    def _place_of_note(self, segment: int | None) -> tuple[float, float, float] | None:
-        """Find what was clicked of a segment, else what is asked, else the middle of the view.
-
-        None where that lies outside of the volume.
-        """
-        owner, lut = self._owner, self._owner.session.lut
-        picked, asked = owner.picked, owner.walk.current
-        if segment is not None and picked is not None and lut[picked.fragment] == segment:
-            z, y, x = picked.voxel
-            return float(z), float(y), float(x)
-        if asked is not None and np.isfinite(asked.position).all():
-            ends = [asked.fragment] if isinstance(asked, End) else list(asked.fragments)
-            if segment is None or segment in lut[ends]:
-                return asked.position
-        return self._middle()
-
-    def _middle(self) -> tuple[float, float, float] | None:
-        """Find the voxel in the middle of the view."""
-        viewer, layer = self._owner.viewer, self._owner.layers.layer
-        if layer is None:
-            return None
-        shown = list(viewer.dims.displayed)
-        world = np.array(viewer.dims.point, np.float64)
-        world[shown] = camera_of(viewer).center[-len(shown) :]
-        voxel = np.rint(layer.world_to_data(world))
-        inside = (voxel >= 0).all() and (voxel < layer.data.shape).all()
-        z, y, x = voxel.tolist()
-        return (z, y, x) if inside else None
-
     def _answer(self, answer: str) -> None:
         owner = self._owner
+        if owner.walk.current is not None:
+            self._leave_place()
         outcome: Outcome = owner.walk.answer(answer, force=self.force)
         owner.report(outcome)
         if not outcome.warnings:
             owner.walk.step(forward=True)
 
-    def _leave_cut(self) -> None:
-        if self._owner.split_mode.active:
-            self._owner.split_mode.leave()
+    def _leave_place(self) -> None:
+        """Leave what was begun here, unless seeds or paint would be lost by it.
+
+        Raises
+        ------
+        ProofreadingError
+            If there are any.
+        """
+        owner = self._owner
+        if owner.scribbles.active:
+            raise ProofreadingError("apply or cancel what is painted first")
+        if any(owner.split_mode.seeds.values()):
+            raise ProofreadingError("apply or cancel the cut first")
+        if owner.split_mode.active:
+            owner.split_mode.leave()
 
     def _show(self) -> None:
         self._owner.layers.segments.rebuild()

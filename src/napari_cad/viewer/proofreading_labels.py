@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from napari_cad.proofreading.events import SegmentsChanged
     from napari_cad.proofreading.overlay import PatchedFragments
     from napari_cad.proofreading.patch import PatchVoxels
     from napari_cad.proofreading.session import ProofreadingSession
@@ -60,11 +61,16 @@ class RecentSections(LazyArray):
     ----------
     fragments : PatchedFragments
         Of the session.
+
+    Attributes
+    ----------
+    source : PatchedFragments
+        The same.
     """
 
     def __init__(self, fragments: PatchedFragments) -> None:
         super().__init__(fragments.shape, np.uint32)
-        self._fragments = fragments
+        self.source = fragments
         self._sections: OrderedDict[int, npt.NDArray[np.uint32]] = OrderedDict()
         section = 4 * self.shape[1] * self.shape[2]
         self._most = _MOST_BYTES // max(1, section)
@@ -81,7 +87,7 @@ class RecentSections(LazyArray):
             if found is not None:
                 self._sections.move_to_end(z)
                 return found
-        found = np.asarray(self._fragments[z], np.uint32)
+        found = np.asarray(self.source[z], np.uint32)
         with self._lock:
             if version == self._version:
                 self._sections[z] = found
@@ -121,7 +127,7 @@ class RecentSections(LazyArray):
             return 0
         if self._most:
             return int(self.section(voxel[0])[voxel[1:]])
-        return int(self._fragments[voxel])
+        return int(self.source[voxel])
 
     def forget(self, boxes: Iterable[tuple[tuple[int, int], ...]]) -> None:
         """Read the sections of these boxes anew, since their fragments are others now."""
@@ -142,7 +148,7 @@ class RecentSections(LazyArray):
         sections = range(z.start, z.stop, z.step)
         if self._most and len(sections) == 1:
             return self.section(sections[0])[y, x][None]
-        result: npt.NDArray[Any] = self._fragments[z, y, x]
+        result: npt.NDArray[Any] = self.source[z, y, x]
         return result
 
 
@@ -308,6 +314,8 @@ class SegmentTable:
         Segments that are not shown.
     isolated : set of int or None
         The only ones that are shown.
+    is_tried : bool
+        Whether another LUT is shown for a while.
     values : ndarray, shape (n_fragments + 1,), uint16 or uint32
         Changed in place as long as it is long enough.
     """
@@ -317,30 +325,61 @@ class SegmentTable:
         self.hidden: set[int] = set()
         self.isolated: set[int] | None = None
         self.values = self._fresh(session.lut)
+        self.is_tried = False
+        self._alone = np.zeros(0, np.int64)  # fragments of what is isolated
+
+    def follow(self, event: SegmentsChanged) -> None:
+        """Follow an edit: what is shown alone, or hidden, stays so in what has become of it."""
+        touched = set(event.segments)
+        session, isolated = self._session, self.isolated
+        if touched & self.hidden:
+            self.hidden &= set(session.living(self.hidden))
+        if isolated is None or (touched and not touched & isolated):
+            self.update(event.fragments)
+            return
+        # where they are too many to be listed, what the same fragments are now
+        self.isolated = (
+            isolated | set(session.living(touched)) if touched else self._become(session.lut)
+        )
+        self.rebuild()
 
     def update(self, fragments: npt.NDArray[np.int64]) -> None:
-        """Look up these fragments anew, and those that have come."""
+        """Look up these fragments anew, those that have come, and all after another LUT."""
         lut = self._session.lut
         if len(lut) != len(self.values):
             self.values = self._fresh(lut)
+        elif self.is_tried:
+            self.values[:] = self._seen(lut, self.isolated)
         else:
-            self.values[fragments] = self._seen(lut[fragments])
+            self.values[fragments] = self._seen(lut[fragments], self.isolated)
+        self.is_tried = False
 
     def rebuild(self) -> None:
         """Look up all of them, because what is shown has changed."""
-        self.update(np.arange(len(self._session.lut)))
+        lut = self._session.lut
+        if self.isolated is not None:
+            self._alone = np.flatnonzero(np.isin(lut, list(self.isolated)))
+        self.update(np.arange(len(lut)))
 
     def show(self, lut: npt.NDArray[np.uint32]) -> None:
         """Show another LUT of the same fragments for a while: a threshold that is tried."""
-        self.values[:] = self._seen(lut)
+        isolated = None if self.isolated is None else self._become(lut)
+        self.values[:] = self._seen(lut, isolated)
+        self.is_tried = True
+
+    def _become(self, lut: npt.NDArray[np.uint32]) -> set[int]:
+        """Segments that what is isolated has become in a LUT."""
+        return set(np.unique(lut[self._alone]).tolist()) - {0}
 
     def _fresh(self, lut: npt.NDArray[np.uint32]) -> npt.NDArray[Any]:
         few = len(lut) < _FEW_FRAGMENTS
-        return self._seen(lut).astype(np.uint16 if few else np.uint32)
+        return self._seen(lut, self.isolated).astype(np.uint16 if few else np.uint32)
 
-    def _seen(self, segments: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        if self.isolated is not None:
-            return np.where(np.isin(segments, list(self.isolated)), segments, 0)
+    def _seen(
+        self, segments: npt.NDArray[np.uint32], isolated: set[int] | None
+    ) -> npt.NDArray[np.uint32]:
+        if isolated is not None:
+            return np.where(np.isin(segments, list(isolated)), segments, 0)
         if self.hidden:
             return np.where(np.isin(segments, list(self.hidden)), 0, segments)
         return segments
@@ -360,7 +399,7 @@ class MarkTable:
         self._session = session
         self.values = np.zeros(len(session.lut), np.uint8)
         self._marked: list[npt.NDArray[np.int64]] = []
-        self._locks: tuple[int, ...] = ()
+        self._locks: dict[int, tuple[int, ...]] = {}
         self._verified = np.zeros(0, np.int64)
         self.bordered: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.mark({})
@@ -380,9 +419,9 @@ class MarkTable:
         else:
             for fragments in self._marked:
                 self.values[fragments] = 0
-        locks = tuple(self._session.decisions.locks)
+        locks = self._session.decisions.locks
         if locks != self._locks:
-            self._locks, self._verified = locks, np.flatnonzero(lock)
+            self._locks, self._verified = dict(locks), np.flatnonzero(lock)
         self.values[self._verified] = VERIFIED
         self._marked = [self._verified, self.bordered]
         for mark, fragments in marks.items():

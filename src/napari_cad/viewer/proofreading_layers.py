@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer, Points
 
     from napari_cad.proofreading.cut import CutPreview
+    from napari_cad.proofreading.events import SegmentsChanged
     from napari_cad.proofreading.session import ProofreadingSession
     from napari_cad.viewer.placement import Placement
 
@@ -150,15 +151,11 @@ class SessionLayers:
         self._viewer.layers.selection.active = layer
         return layer
 
-    def update(
-        self,
-        fragments: npt.NDArray[np.int64],
-        boxes: Sequence[tuple[tuple[int, int], ...]] = (),
-    ) -> None:
-        """Follow an edit: other segments for these fragments, other fragments in these boxes."""
-        if boxes:
-            self.fragments.forget(boxes)
-        self.segments.update(fragments)
+    def follow(self, event: SegmentsChanged) -> None:
+        """Follow an edit."""
+        if event.boxes:
+            self.fragments.forget(event.boxes)
+        self.segments.follow(event)
         self.refresh_segments()
 
     def refresh_segments(self) -> None:
@@ -182,8 +179,8 @@ class SessionLayers:
         self.marks.mark(marks)
         self._marks.table = self.marks.values
         self._marks.lay_over(None)
-        if preview is not None and preview.division is not None:
-            voxels = preview.division.voxels
+        if preview is not None and preview.plan.division is not None:
+            voxels = preview.plan.division.voxels
             colour = np.zeros(int(voxels.new.max(initial=0)) + 1, np.uint8)
             for mark, side in marks.items():
                 colour[side[side < len(colour)]] = mark
@@ -315,8 +312,11 @@ class SessionLayers:
         for layer in self.all():
             if isinstance(layer, SegmentsLayer) and keep:
                 layer.describe = None
-                # as it is now: the session may go on in another viewer
-                layer.data = LookedUp(self.fragments, self.segments.values.copy())
+                # as it is now, without what is only tried: the session may go on in another
+                # viewer, and nothing of this one is kept by the layer
+                self.segments.rebuild()
+                fragments = RecentSections(self.fragments.source.frozen())
+                layer.data = LookedUp(fragments, self.segments.values.copy())
                 layer.editable = False
             elif layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)

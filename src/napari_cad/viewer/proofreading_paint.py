@@ -132,7 +132,7 @@ class Scribbles:
         erase, session = self.target == "background", owner.session
 
         def done(future: Future[Any]) -> None:
-            with owner.reporting("scribble"):
+            with owner.requests.reporting("scribble"):
                 outcome = session.commit(future.result())
                 self._take(taken)
                 owner.report(outcome)

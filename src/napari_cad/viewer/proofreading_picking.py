@@ -135,5 +135,8 @@ class Picker:
 
     def _at(self, voxel: tuple[int, int, int]) -> Picked:
         fragment = self._fragments.at(voxel)
-        shown = int(self._shown.values[fragment]) if fragment < len(self._shown.values) else 0
-        return Picked(voxel, fragment if shown else 0, shown)
+        shown = self._shown.values
+        if fragment >= len(shown) or not shown[fragment]:
+            return Picked(voxel, 0, 0)
+        # the segment of the session, also while another threshold is tried
+        return Picked(voxel, fragment, int(self._session.lut[fragment]))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
+from napari_cad.proofreading.errors import ProofreadingError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,7 +55,7 @@ class Pointer:
         if not owner.guard.acquire(blocking=False):
             return text
         try:
-            return f"{text} · {self._about(picked.segment)}"
+            return self._described(text, picked.segment)
         finally:
             owner.guard.release()
 
@@ -72,9 +74,9 @@ class Pointer:
         owner = self._owner
         shift = "Shift" in modifiers
         if owner.split_mode.active:
-            if not owner.patience.busy or owner.patience.cancel():
-                with owner.reporting("split"):
-                    owner.split_mode.add("blue" if shift or right else "red", picked)
+            # also while the cut is worked out: a seed that fits has it worked out anew
+            with owner.requests.reporting("split"):
+                owner.split_mode.add("blue" if shift or right else "red", picked)
             return
         if right:
             return
@@ -83,7 +85,7 @@ class Pointer:
             if segment and owner.selection:
                 before = list(owner.selection)
                 owner.select([*before, segment])
-                owner.run("merge", "Control-click")
+                owner.requests.run("merge", "Control-click")
                 if segment not in before and segment in owner.selection:
                     owner.select(before)  # refused: the next merge is not about it
             return
@@ -95,10 +97,17 @@ class Pointer:
                 owner.select([*owner.selection, segment])
         else:
             owner.select([segment])
-        if segment:
+        if picked is not None and segment:
             with owner.guard:
-                owner.say(f"segment {segment} · fragment {picked.fragment if picked else 0} · "
-                          f"{self._about(segment)}")  # fmt: skip
+                text = f"segment {segment} · fragment {picked.fragment}"
+                owner.say(self._described(text, segment))
+
+    def _described(self, text: str, segment: int) -> str:
+        """Add what is known of a segment; nothing if it has gone since it was picked."""
+        try:
+            return f"{text} · {self._about(segment)}"
+        except ProofreadingError:
+            return text
 
     def _about(self, segment: int) -> str:
         session = self._owner.session

@@ -47,7 +47,6 @@ class SplitMode:
         self.preview: CutPreview | None = None
         self._seeds: list[tuple[Colour, tuple[int, int, int]]] = []
         self._shown = True
-        self._revision = -1  # of the session, when the cut was worked out last
 
     @property
     def seeds(self) -> dict[Colour, list[tuple[int, int, int]]]:
@@ -79,7 +78,7 @@ class SplitMode:
         layers = self._owner.layers
         layers.show_borders(np.zeros(0, np.int64))
         layers.show_seeds({})
-        self._owner.forget_contacts()
+        self._owner.contacts.forget()
 
     def add(self, colour: Colour, picked: Picked | None) -> None:
         """Put a seed.
@@ -97,14 +96,14 @@ class SplitMode:
         if any(voxel == picked.voxel for _, voxel in self._seeds):
             raise ProofreadingError("there is a seed on this voxel already")
         self._seeds.append((colour, picked.voxel))
-        self.update()
+        self._update()
 
     def take_back(self) -> bool:
         """Take the latest seed away; false if there is none."""
         if not self._seeds:
             return False
         self._seeds.pop()
-        self.update()
+        self._update()
         return True
 
     def toggle(self) -> None:
@@ -117,34 +116,31 @@ class SplitMode:
             return {}
         return {RED: self.preview.red, BLUE: self.preview.blue}
 
-    def update(self) -> None:
-        """Work the cut out for the seeds as they are."""
-        session = self._owner.session
-        self.preview, self._revision = None, session.revision
-        seeds = self.seeds
-        self._owner.layers.show_seeds(seeds)
-        if not (seeds["red"] and seeds["blue"]):
-            self._owner.patience.cancel()
-            self._owner.forget_contacts()
-            self._owner.redraw()
-            return
-        red, blue = list(seeds["red"]), list(seeds["blue"])
+    def work_out(self) -> None:
+        """Work the cut out for the seeds as they are.
+
+        Raises
+        ------
+        ProofreadingError
+            If there are none of one colour.
+        """
+        session, seeds = self._owner.session, self.seeds
+        red, blue = seeds["red"], seeds["blue"]
+        if not (red and blue):
+            raise ProofreadingError("a cut needs a red and a blue seed")
         self._owner.patience.run(
             lambda: session.preview_cut(red, blue), self._on_preview, "Working out the cut"
         )
 
     def follow(self) -> None:
-        """Follow an edit that was made meanwhile."""
+        """Follow an edit that was made meanwhile: a preview is good for one state only."""
+        if not self.active:
+            return
         if not self._owner.living([self.segment]):
             self.leave()
             return
         self._owner.layers.show_borders(self._owner.session.fragments_of(self.segment))
-        self.update()
-
-    def renew(self) -> None:
-        """Work the cut out anew after edits that change no segment, such as a note."""
-        if self.active and self._revision != self._owner.session.revision:
-            self.update()
+        self._update()
 
     def line(self) -> str:
         """Say what the cut would do."""
@@ -159,17 +155,29 @@ class SplitMode:
             text += f", mean affinity {preview.affinity:.2f}"
         sides = (f"red {self._size(preview.red):,}", f"blue {self._size(preview.blue):,} voxels")
         text += f"; {', '.join(sides)}."
-        if preview.division is not None:
-            n = len(preview.division.patch.removed)
+        if preview.plan.division is not None:
+            n = len(preview.plan.division.patch.removed)
             text += f" {n} fragment{'s' * (n > 1)} would be divided."
         if preview.links:
             text += f" {len(preview.links)} merges by hand would be undone."
         return text
 
+    def _update(self) -> None:
+        """Show the seeds, and the cut between them as soon as it is known."""
+        owner, seeds = self._owner, self.seeds
+        self.preview = None
+        owner.layers.show_seeds(seeds)
+        if seeds["red"] and seeds["blue"]:
+            self.work_out()
+        else:
+            owner.patience.cancel()
+            owner.contacts.forget()
+            owner.redraw()
+
     def _size(self, fragments: npt.NDArray[np.int64]) -> int:
         size = self._owner.session.graph.size
         total = int(size[fragments[fragments < len(size)]].sum())
-        division = self.preview.division if self.preview is not None else None
+        division = self.preview.plan.division if self.preview is not None else None
         if division is not None:
             new = dict(zip(division.patch.fragments, division.patch.sizes, strict=True))
             total += sum(new.get(fragment, 0) for fragment in fragments.tolist())
@@ -178,14 +186,14 @@ class SplitMode:
     def _on_preview(self, future: Future[Any]) -> None:
         if not self.active:
             return
-        with self._owner.reporting("split"):
+        with self._owner.requests.reporting("split"):
             try:
                 preview: CutPreview = future.result()
             except ProofreadingError:
-                self._owner.forget_contacts()
+                self._owner.contacts.forget()
                 raise
             self.preview = preview
             area = np.ones(len(preview.edges), np.uint32)
-            self._owner.show_contacts(preview.position, area.astype(np.float32), area)
+            self._owner.contacts.show(preview.position, area.astype(np.float32), area)
             self._owner.say(self.line())
         self._owner.redraw()

@@ -165,7 +165,6 @@ class SessionStarter(QObject):
             self._owner,
             run_path=request.run,
         )
-        proofreader.show_notes()
         viewer, layer = self._viewer, request.layer
 
         def show_again(_reason: str) -> None:

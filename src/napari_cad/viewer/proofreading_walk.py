@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from napari_cad.proofreading.cut import CutPreview
     from napari_cad.proofreading.events import Outcome
     from napari_cad.viewer.proofreading import Proofreader
+
+#: What takes long, for the person.
+_LOOKING = "Looking for uncertain places"
 
 #: What can be walked through → how it is called.
 KINDS = {
@@ -61,22 +65,25 @@ class QuestionWalk:
         return self.current.edge if isinstance(self.current, Question) else None
 
     def choose(self, kind: str) -> None:
-        """Walk through places of another kind."""
+        """Walk through places of another kind; while one is looked for, look among those."""
+        owner = self._owner
         self.kind = kind
         self._queue = self.current = self.progress = None
-        self._owner.redraw()
+        owner.redraw()
+        if owner.patience.what == _LOOKING:
+            self.step(forward=True)
 
     def leave(self) -> None:
         """Ask nothing for now."""
         self.current = None
-        self._owner.forget_contacts()
+        self._owner.contacts.forget()
 
     def step(self, forward: bool) -> None:
         """Go to the next place, or to the one before."""
         kind, queue = self.kind, self._queue
         self._owner.patience.run(
-            lambda: self._look(kind, queue), lambda future: self._on_found(future, kind, forward),
-            "Looking for uncertain places",
+            lambda: self._look(kind, queue), lambda future: self._on_found(future, forward),
+            _LOOKING,
         )  # fmt: skip
 
     def answer(self, answer: str, *, force: bool) -> Outcome:
@@ -122,9 +129,17 @@ class QuestionWalk:
         return {ONE_SIDE: one, OTHER_SIDE: other}
 
     def follow(self) -> None:
-        """Follow an edit: what is asked may have gone with its fragments."""
-        if self.current is not None and not self._is_there(self.current):
+        """Follow an edit: what is asked may have gone with its fragments, or be of others now."""
+        current, session = self.current, self._owner.session
+        if current is None:
+            return
+        if not self._is_there(current):
             self.current = None
+        elif isinstance(current, End):
+            self.current = replace(current, segment=session.segment_of(current.fragment))
+        else:
+            a, b = (session.segment_of(fragment) for fragment in current.fragments)
+            self.current = replace(current, segments=(a, b), joined=a == b)
 
     def count(self) -> None:
         """Count what is left."""
@@ -166,13 +181,12 @@ class QuestionWalk:
             return queue
         if kind == "ends":
             return EndQueue(session, after=queue if isinstance(queue, EndQueue) else None)
-        return UncertaintyQueue(session, kind=kind)
+        after = queue if isinstance(queue, UncertaintyQueue) else None
+        return UncertaintyQueue(session, kind=kind, after=after)
 
-    def _on_found(self, future: Future[Any], kind: str, forward: bool) -> None:
+    def _on_found(self, future: Future[Any], forward: bool) -> None:
         owner = self._owner
-        if kind != self.kind:
-            return  # another kind was chosen meanwhile
-        with owner.reporting("next_question"):
+        with owner.requests.reporting("next_question"):
             queue: UncertaintyQueue | EndQueue = future.result()
             if queue is not self._queue or self.progress is None:
                 self._queue = queue
@@ -194,7 +208,7 @@ class QuestionWalk:
             place = self._place(found)
             owner.go_to(place)
             one = np.ones(1, np.float32)
-            owner.show_contacts(np.array([place], np.float32), one, one.astype(np.uint32))
+            owner.contacts.show(np.array([place], np.float32), one, one.astype(np.uint32))
             owner.say(self.line())
 
     def _place(self, found: Question | End) -> tuple[float, ...]:

@@ -158,8 +158,14 @@ class ExportPanel(QWidget):
         except OSError as error:
             self.failed.emit(f"The job could not be started: {error}", "")
             return
-        self.cancel_button.setVisible(True)
+        self._show_running(True)
         self.progress.emit(f"Writing {Path(what).name} …", 0, 0)
+
+    def _show_running(self, running: bool) -> None:
+        """Offer to stop what is written, and nothing that would stop it unasked."""
+        self.cancel_button.setVisible(running)
+        for button in (self.labels_button, self.training_button):
+            button.setEnabled(not running)
 
     # ------------------------------------------------------------------ events
 
@@ -175,11 +181,11 @@ class ExportPanel(QWidget):
         self._end(f"Written: {self._what}.")
 
     def _on_failed(self, error: JobError) -> None:
-        self.cancel_button.setVisible(False)
+        self._show_running(False)
         self.failed.emit(str(error), error.details)
 
     def _end(self, text: str) -> None:
-        self.cancel_button.setVisible(False)
+        self._show_running(False)
         self.ended.emit(text)
 
     def _on_labels(self) -> None:

@@ -307,13 +307,14 @@ class ProofreadWidget(Column):
             self.proofreader.scribbles.reach = self.reach.value()
 
     def _on_history(self, edit_id: int) -> None:
-        if self.proofreader is not None and not self.proofreader.refuses():
-            with self.proofreader.reporting("undo"):
-                self.proofreader.session.go_to(edit_id)
+        if self.proofreader is None or self.proofreader.requests.refuse_while_busy():
+            return
+        with self.proofreader.requests.reporting("undo"):
+            self.proofreader.session.go_to(edit_id)
 
     def _on_note(self, number: int) -> None:
         if self.proofreader is not None:
-            self.proofreader.go_to_note(number)
+            self.proofreader.notes.go_to(number)
 
     def _on_image(self) -> None:
         self.export.image = self.image.layer
