@@ -12,6 +12,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_cad.proofreading.folder import session_folder
 from napari_cad.proofreading.session import ProofreadingSession
 from napari_cad.proofreading.source import ProofreadingSource
+from napari_cad.viewer.layers import role_of
 from napari_cad.viewer.proofreading_labels import BLUE, LINE, RED
 from napari_cad.widgets.proofread import ProofreadWidget
 
@@ -100,6 +101,23 @@ def desk(make_napari_viewer, cache, run, show_run, qtbot):
     viewer.reset_view()
     qtbot.wait(50)
     return Desk(viewer, widget, qtbot)
+
+
+def test_closing_the_dock_ends_the_session(desk, qtbot):
+    viewer = desk.viewer
+    desk.click((1, 4, 4))
+    asked = []
+    desk.proofreader.said.connect(lambda *said: asked.append(said))
+    viewer.window.remove_dock_widget(desk.widget)
+    assert desk.widget.proofreader is None
+    assert not [layer for layer in viewer.layers if "proofread_" in (role_of(layer) or "")]
+    qtbot.keyClick(desk.native, Qt.Key.Key_N)
+    assert asked == []
+    again = ProofreadWidget(viewer)
+    run_here(again.starter.runner)
+    viewer.window.add_dock_widget(again)
+    again.start_button.click()
+    assert not again.proofreader.session.read_only
 
 
 def test_click_merge_undo_redo(desk):

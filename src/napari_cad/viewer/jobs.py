@@ -36,7 +36,15 @@ _PATIENCE = 0.02
 _AFTERMATH = 5_000
 
 
-class JobRunner(QObject):
+class EndsWithDock(QObject):
+    """What belongs to a widget, and must not go on when that is taken out of its dock."""
+
+    def leave(self) -> None:
+        """End what goes on."""
+        raise NotImplementedError
+
+
+class JobRunner(EndsWithDock):
     """Runs one job at a time for a widget, and ends it when the widget goes.
 
     Parameters
@@ -136,7 +144,7 @@ class JobRunner(QObject):
             self._close()
             self.cancelled.emit()
 
-    def end(self) -> None:
+    def leave(self) -> None:
         """End the job, and start none from now on: nobody would see it."""
         self._over = True
         self.cancel()
@@ -217,10 +225,10 @@ class _Ending:
 
 
 class JobsEndWith(QObject):
-    """Ends the jobs of a widget and of what is in it, when it is taken out of its dock.
+    """Ends the jobs and sessions of a widget and what is in it, when it is taken out of its dock.
 
     napari's button for closing a dock leaves the widget to Python, which removes it some time
-    later; nobody can see or cancel its jobs until then.
+    later; until then nobody can see or cancel its jobs, and its keys would still be bound.
 
     Parameters
     ----------
@@ -237,8 +245,8 @@ class JobsEndWith(QObject):
         if event is not None and event.type() == QEvent.Type.ParentChange:
             widget = self.parent()
             if watched is widget and widget is not None and widget.parent() is None:
-                for runner in widget.findChildren(JobRunner):
-                    runner.end()
+                for part in widget.findChildren(EndsWithDock):
+                    part.leave()
         return super().eventFilter(watched, event)
 
 

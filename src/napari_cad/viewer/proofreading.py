@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from psygnal import Signal
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QTimer
 
 from napari_cad.viewer.error_layers import go_to_world
 from napari_cad.viewer.in_3d import In3D
+from napari_cad.viewer.jobs import EndsWithDock
 from napari_cad.viewer.layers import shown_section
 from napari_cad.viewer.proofreading_contacts import SessionContacts
 from napari_cad.viewer.proofreading_do import Actions
@@ -67,7 +68,7 @@ _LATER = 30
 _AT_REST = 250
 
 
-class Proofreader(QObject):
+class Proofreader(EndsWithDock):
     """A session that is worked on in a viewer.
 
     Parameters
@@ -321,6 +322,10 @@ class Proofreader(QObject):
             )
 
     # ------------------------------------------------------------------ the end
+
+    def leave(self) -> None:
+        """End the session with the dock that its buttons are in; the segments stay."""
+        self.end(keep=True)
 
     def end(self, *, keep: bool = False, reason: str = "") -> None:
         """End the session; every edit is on the disk already.

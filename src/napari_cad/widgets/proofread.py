@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleSlider
 
 from napari_cad.core.errors import NapariCadError
+from napari_cad.viewer.mesh_layers import in_3d_text
 from napari_cad.viewer.proofreading_actions import CUT, EDIT, HISTORY, LOOK, QUESTIONS, VOXELS
 from napari_cad.viewer.proofreading_keys import chosen_keys, keep_keys
 from napari_cad.viewer.proofreading_paint import TARGETS
@@ -329,7 +330,7 @@ class ProofreadWidget(Column):
         self._show_keys(keys)
 
     def _on_meshes(self, n: int) -> None:
-        self.status.ended(f"{n} segments as surfaces.")
+        self.status.ended(f"{in_3d_text(n)}.")
         if n and self.proofreader is not None:
             self.proofreader.show_in_3d()
 
