@@ -103,6 +103,24 @@ def desk(make_napari_viewer, cache, run, show_run, qtbot):
     return Desk(viewer, widget, qtbot)
 
 
+def test_a_session_begins_at_the_threshold_that_is_shown(
+    make_napari_viewer, cache, run, show_run, qtbot
+):
+    viewer = make_napari_viewer()
+    layer = show_run(viewer)
+    live = layer.data.shown.live
+    layer.data.show(live.at(0.25))
+    widget = ProofreadWidget(viewer)
+    run_here(widget.starter.runner)
+    viewer.window.add_dock_widget(widget)
+    widget.start_button.click()
+    assert widget.proofreader.session.threshold == pytest.approx(0.25, abs=1e-3)
+    widget.end()
+    layer.data.show(live.at(0.4))
+    widget.start_button.click()  # goes on as it was left
+    assert widget.proofreader.session.threshold == pytest.approx(0.25, abs=1e-3)
+
+
 def test_closing_the_dock_ends_the_session(desk, qtbot):
     viewer = desk.viewer
     desk.click((1, 4, 4))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_cad.core.live_segmentation import LiveSegmentation
+from napari_cad.core.live_segmentation import LiveSegmentation, SegmentsAt
 from napari_cad.viewer.layer_data import LutLabels
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from napari_cad.core.live_segmentation import SegmentsAt
     from napari_cad.core.store import SegmentationStore
     from napari_cad.core.volume import ArrayLike
 
@@ -111,3 +110,25 @@ def segments_of_run(store: SegmentationStore) -> LutLabels:
         return LutLabels(store.fragments, store.lut())
     live = LiveSegmentation(store.merge_function, store.merge_tree(), store.fragment_sizes())
     return LiveLabels(store.fragments, live.at(store.threshold))
+
+
+def shown_threshold(labels: object, merge_function: str) -> float | None:
+    """Give the threshold at which labels are shown.
+
+    Parameters
+    ----------
+    labels : object
+        Of a layer.
+    merge_function : str
+        How the threshold is meant.
+
+    Returns
+    -------
+    float or None
+        None where they are shown in another way: by another merge function, with small segments
+        left out, or by any other LUT.
+    """
+    shown = labels.shown if isinstance(labels, LiveLabels) else None
+    if isinstance(shown, SegmentsAt) and shown.live.merge_function == merge_function:
+        return None if shown.smallest else shown.threshold
+    return None

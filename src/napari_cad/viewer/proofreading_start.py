@@ -13,8 +13,10 @@ from napari_cad.core.errors import JobError, NapariCadError, ShapeError
 from napari_cad.proofreading.errors import SessionMismatchError
 from napari_cad.proofreading.folder import session_folder
 from napari_cad.proofreading.session import ProofreadingSession
+from napari_cad.proofreading.view import edge_score
 from napari_cad.viewer.jobs import JobRunner, RunProgress
 from napari_cad.viewer.layers import find_layer, role_of, run_of
+from napari_cad.viewer.live_labels import shown_threshold
 from napari_cad.viewer.placement import Placement
 from napari_cad.viewer.proofreading import Proofreader
 from napari_cad.viewer.proofreading_tasks import (
@@ -150,6 +152,10 @@ class SessionStarter(QObject):
                 error.expected,
                 error.found,
             ) from error
+        shown = shown_threshold(request.layer.data, source.signature.get("merge_function", ""))
+        begins = not session.read_only and not session.history.edits
+        if begins and shown is not None and edge_score(shown) != session.threshold:
+            session.set_threshold(shown)  # what is on screen is what is worked on
         key = str(folder)
         old = find_layer(self._viewer, "proofread", key)
         if old is not None:  # left there by a session that has ended
