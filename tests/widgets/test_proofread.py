@@ -451,6 +451,7 @@ def test_any_labels_in_3d_with_meshes_that_follow(labels_desk, qtbot, tmp_path):
     assert sorted(proofreader.meshes.made) == sorted([a, b])
     surface = proofreader.meshes.surface
     vertices = len(surface.vertices)
+    qtbot.waitUntil(lambda: not proofreader._in_3d._turns.busy)  # it has chosen its own view
     qtbot.wait(100)
     # looking along z, a click in the middle of a bar hits its mesh
     viewer.reset_view()
